@@ -1,0 +1,35 @@
+"""NumPy, with every gradient written by hand. Imports no torch.
+
+adapters.py  tlora_linear, lora_linear: the heart
+ops.py       linear, layer_norm, gelu, softmax, attention, embedding, pooling, cross_entropy
+encoder.py   the ops composed; the backward is the forward read upwards
+train.py     AdamW, warm-up and linear decay, the loop
+"""
+
+from .adapters import (
+    lora_delta_w,
+    lora_linear_bwd,
+    lora_linear_fwd,
+    tlora_delta_w,
+    tlora_linear_bwd,
+    tlora_linear_fwd,
+)
+from .encoder import Model, encoder_bwd, encoder_fwd, loss_and_grads, merge, unmerge
+from .train import evaluate, train
+
+__all__ = [
+    "Model",
+    "encoder_bwd",
+    "encoder_fwd",
+    "evaluate",
+    "lora_delta_w",
+    "lora_linear_bwd",
+    "lora_linear_fwd",
+    "loss_and_grads",
+    "merge",
+    "tlora_delta_w",
+    "tlora_linear_bwd",
+    "tlora_linear_fwd",
+    "train",
+    "unmerge",
+]

@@ -1,0 +1,282 @@
+"""A post-LayerNorm transformer encoder, the ops composed; the backward is the forward read upwards.
+
+Equation    e = LN(embed(input) + position)
+            per layer:  h = LN(x + output(attention(query(x), key(x), value(x))))
+                        y = LN(h + ffn_out(gelu(ffn_in(h))))
+            logits = head(pool(y))                                    (BERT, arXiv 1810.04805, without dropout)
+Twin        by_autograd/encoder.py.
+Checked by  tests/test_encoder.py: every gradient against the complex step and central differences.
+
+Gradients are computed for what trains and for nothing else: a frozen matrix keeps no input, a gradient goes
+on downwards only while something below it trains, and layers under the lowest trained one keep no cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..model import Model
+from ..registry import METHODS, OPS
+from ..shapes import InputError, ShapeError
+from .ops import (
+    Array,
+    Grads,
+    attention_bwd,
+    attention_fwd,
+    check_ids,
+    cross_entropy_bwd,
+    cross_entropy_fwd,
+    embedding_bwd,
+    embedding_fwd,
+    first_token_bwd,
+    first_token_fwd,
+    frozen_linear_bwd,
+    frozen_linear_fwd,
+    gelu_bwd,
+    gelu_fwd,
+    layer_norm_bwd,
+    layer_norm_fwd,
+    linear_bwd,
+    linear_fwd,
+    mean_pool_bwd,
+    mean_pool_fwd,
+)
+
+Keep = Mapping[str, Array]
+"""Dropout masks by matrix name, each already divided by (1 - p)."""
+
+
+# --- one matrix: adapted, trained or frozen ------------------------------------------------------
+
+
+def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
+    """The adapter's arrays and constants for one matrix, by argument name: {"A_IR": ..., "alpha": ...}."""
+    method = METHODS[model.adapter.method]
+    arrays = {arg.name: model.params[f"{name}.{arg.base}"] for arg in method.arrays}
+    return arrays | {constant: getattr(model.adapter, constant) for constant in method.constants}
+
+
+def project_fwd(model: Model, name: str, x_NTI: Array, keep: Keep) -> tuple[Array, Any]:
+    """x W + b through the kernel that this matrix needs."""
+    W_IO, b_O = model.params[f"{name}.W"], model.params[f"{name}.b"]
+    if name in model.adapted:
+        method = METHODS[model.adapter.method]
+        arguments = adapter_arguments(model, name) | {method.keep: keep.get(name)}
+        return OPS[method.op].fwd(x_NTI, W_IO, b_O, **arguments)
+    return (linear_fwd if model.trained_in(name) else frozen_linear_fwd)(x_NTI, W_IO, b_O)
+
+
+def project_bwd(model: Model, name: str, dy: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
+    """Put the trained gradients of this matrix into ``grads``; return dx when something ``below`` needs it."""
+    if name in model.adapted:
+        bwd = OPS[METHODS[model.adapter.method].op].bwd
+    else:
+        bwd = linear_bwd if model.trained_in(name) else frozen_linear_bwd
+    return _collect(model, name, bwd, dy, cache, grads, below)
+
+
+def norm_bwd(model: Model, name: str, dy: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
+    """The same for a LayerNorm."""
+    return _collect(model, name, layer_norm_bwd, dy, cache, grads, below)
+
+
+def _collect(model: Model, name: str, bwd: Any, dy: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
+    trained = model.trained_in(name)
+    local = bwd(dy, cache, wrt=trained | {"x"} if below else trained)
+    grads.update({f"{name}.{key}": local[key] for key in trained})
+    return local["x"] if below else None
+
+
+def norm_fwd(model: Model, name: str, x_NTD: Array) -> tuple[Array, Any]:
+    """LayerNorm with this module's gamma and beta."""
+    return layer_norm_fwd(x_NTD, model.params[f"{name}.gamma"], model.params[f"{name}.beta"], model.config.eps)
+
+
+# --- one layer -----------------------------------------------------------------------------------
+
+
+def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: Keep) -> tuple[Array, Any]:
+    """One encoder layer, ``at`` = "layers.0".  x (N, T, D) -> y (N, T, D)."""
+    # a = output(attention(query(x), key(x), value(x)))
+    q_NTD, c_query = project_fwd(model, f"{at}.query", x_NTD, keep)
+    k_NTD, c_key = project_fwd(model, f"{at}.key", x_NTD, keep)
+    v_NTD, c_value = project_fwd(model, f"{at}.value", x_NTD, keep)
+    o_NTD, c_attention = attention_fwd(q_NTD, k_NTD, v_NTD, model.config.heads, mask_NT, model.config.causal)
+    a_NTD, c_output = project_fwd(model, f"{at}.output", o_NTD, keep)
+    # h = LN(x + a)
+    h_NTD, c_attn_norm = norm_fwd(model, f"{at}.attn_norm", x_NTD + a_NTD)
+    # m = ffn_out(gelu(ffn_in(h)))
+    f_NTF, c_ffn_in = project_fwd(model, f"{at}.ffn_in", h_NTD, keep)
+    g_NTF, c_gelu = gelu_fwd(f_NTF)
+    m_NTD, c_ffn_out = project_fwd(model, f"{at}.ffn_out", g_NTF, keep)
+    # y = LN(h + m)
+    y_NTD, c_ffn_norm = norm_fwd(model, f"{at}.ffn_norm", h_NTD + m_NTD)
+    attention_caches = (c_query, c_key, c_value, c_attention, c_output, c_attn_norm)
+    return y_NTD, (*attention_caches, c_ffn_in, c_gelu, c_ffn_out, c_ffn_norm)
+
+
+def anything_below(model: Model, at: str, need_dx: bool) -> dict[str, bool]:
+    """For each module of a layer: does anything under it train, so that it must hand its dx on?"""
+    below = dict.fromkeys(("query", "key", "value"), need_dx)
+    need = need_dx or any(model.trained_in(f"{at}.{m}") for m in below)
+    for module in ("output", "attn_norm", "ffn_in", "ffn_out", "ffn_norm"):
+        below[module] = need
+        need = need or bool(model.trained_in(f"{at}.{module}"))
+    return below
+
+
+def layer_bwd(model: Model, at: str, dy_NTD: Array, cache: Any, grads: Grads, need_dx: bool) -> Array | None:
+    """The layer read upwards. Fills ``grads``; returns dx (N, T, D) if asked for and stops early if not."""
+    c_query, c_key, c_value, c_attention, c_output, c_attn_norm, c_ffn_in, c_gelu, c_ffn_out, c_ffn_norm = cache
+    below = anything_below(model, at, need_dx)
+    # y = LN(h + m)
+    dsum_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c_ffn_norm, grads, below["ffn_norm"])
+    if not below["ffn_norm"]:
+        return None
+    # m = ffn_out(gelu(ffn_in(h)))
+    dg_NTF = project_bwd(model, f"{at}.ffn_out", dsum_NTD, c_ffn_out, grads, below["ffn_out"])
+    if not below["ffn_out"]:
+        return None
+    df_NTF = gelu_bwd(dg_NTF, c_gelu)["x"]
+    dffn_NTD = project_bwd(model, f"{at}.ffn_in", df_NTF, c_ffn_in, grads, below["ffn_in"])
+    if not below["ffn_in"]:
+        return None
+    # h reaches y twice: through the residual and through the feed-forward block
+    dh_NTD = dsum_NTD + dffn_NTD
+    # h = LN(x + a)
+    dsum_NTD = norm_bwd(model, f"{at}.attn_norm", dh_NTD, c_attn_norm, grads, below["attn_norm"])
+    if not below["attn_norm"]:
+        return None
+    # a = output(attention(query(x), key(x), value(x)))
+    do_NTD = project_bwd(model, f"{at}.output", dsum_NTD, c_output, grads, below["output"])
+    if not below["output"]:
+        return None
+    inputs = (("q", "query", c_query), ("k", "key", c_key), ("v", "value", c_value))
+    needed = [(d, m, c) for d, m, c in inputs if need_dx or model.trained_in(f"{at}.{m}")]
+    dattention = attention_bwd(do_NTD, c_attention, wrt=[d for d, _, _ in needed])
+    dx_NTD = dsum_NTD
+    for d, module, c in needed:
+        dpath_NTD = project_bwd(model, f"{at}.{module}", dattention[d], c, grads, need_dx)
+        if need_dx:
+            dx_NTD = dx_NTD + dpath_NTD
+    return dx_NTD if need_dx else None
+
+
+# --- the whole encoder ---------------------------------------------------------------------------
+
+
+def check_inputs(model: Model, inputs: Array, mask_NT: Array | None) -> None:
+    """Raise InputError or ShapeError unless ``inputs`` (N, T) ids or (N, T, I) numbers fit the encoder."""
+    config = model.config
+    expected = "(N, T)" if config.vocab else f"(N, T, {config.features})"
+    axes_fit = inputs.ndim == 2 if config.vocab else inputs.ndim == 3 and inputs.shape[2] == config.features
+    if not axes_fit:
+        raise ShapeError(f"encoder: inputs have shape {inputs.shape}, expected {expected}")
+    if not 1 <= inputs.shape[1] <= config.time:
+        raise ShapeError(f"encoder: inputs have shape {inputs.shape}, T must be 1 to {config.time}")
+    if config.vocab:
+        check_ids("encoder: inputs", inputs, config.vocab)
+    if mask_NT is not None and (mask_NT.shape != inputs.shape[:2] or mask_NT.dtype != bool):
+        raise ShapeError(
+            f"encoder: mask has shape {mask_NT.shape} and dtype {mask_NT.dtype}, expected {inputs.shape[:2]} and bool"
+        )
+
+
+def encoder_fwd(
+    model: Model, inputs: Array, mask_NT: Array | None = None, keep: Keep | None = None
+) -> tuple[Array, Any]:
+    """Logits (N, V).  inputs: token ids (N, T), or continuous tokens (N, T, I); mask (N, T), True where a
+    token is real; keep: dropout masks by matrix name, None for evaluation. Raises InputError, ShapeError."""
+    check_inputs(model, inputs, mask_NT)
+    config, p, keep = model.config, model.params, keep or {}
+    # e = LN(embed(input) + position)
+    if config.vocab:
+        e_NTD, c_embed = embedding_fwd(inputs, p["embed.W"])
+    else:
+        e_NTD, c_embed = linear_fwd(inputs, p["embed.W"], p["embed.b"])
+    x_NTD, c_norm = norm_fwd(model, "embed_norm", e_NTD + p["position.W"][: inputs.shape[1]])
+    c_embedding = (c_embed, c_norm) if model.lowest < 0 else None
+    c_layers = []
+    for layer in range(config.layers):
+        x_NTD, c_layer = layer_fwd(model, f"layers.{layer}", x_NTD, mask_NT, keep)
+        c_layers.append(c_layer if layer >= model.lowest else None)
+    # logits = head(pool(x))
+    if config.pool == "mean":
+        pooled_ND, c_pool = mean_pool_fwd(x_NTD, mask_NT)
+    else:
+        pooled_ND, c_pool = first_token_fwd(x_NTD)
+    logits_NV, c_head = project_fwd(model, "head", pooled_ND, keep)
+    return logits_NV, (model, c_embedding, c_layers, c_pool, c_head)
+
+
+def encoder_bwd(dlogits_NV: Array, cache: Any) -> Grads:
+    """The gradient of every trained array, by its name."""
+    model, c_embedding, c_layers, c_pool, c_head = cache
+    config, grads = model.config, {}
+    # logits = head(pool(x))
+    dpooled_ND = project_bwd(model, "head", dlogits_NV, c_head, grads, model.lowest < config.layers)
+    if dpooled_ND is None:
+        return grads
+    dx_NTD = (mean_pool_bwd if config.pool == "mean" else first_token_bwd)(dpooled_ND, c_pool)["x"]
+    # the layers, from the top to the lowest that trains; only that one may stop early
+    for layer in range(config.layers - 1, max(model.lowest, 0) - 1, -1):
+        dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c_layers[layer], grads, layer > model.lowest)
+    if model.lowest >= 0:
+        return grads
+    # e = LN(embed(input) + position)
+    c_embed, c_norm = c_embedding
+    under = model.trained_in("embed") | model.trained_in("position")
+    de_NTD = norm_bwd(model, "embed_norm", dx_NTD, c_norm, grads, bool(under))
+    if "W" in model.trained_in("position"):
+        dposition_TD = np.zeros_like(model.params["position.W"], dtype=de_NTD.dtype)
+        dposition_TD[: de_NTD.shape[1]] = de_NTD.sum(axis=0)
+        grads["position.W"] = dposition_TD
+    if model.trained_in("embed"):
+        embed_bwd = embedding_bwd if config.vocab else linear_bwd
+        _collect(model, "embed", embed_bwd, de_NTD, c_embed, grads, below=False)
+    return grads
+
+
+def loss_and_grads(
+    model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, keep: Keep | None = None
+) -> tuple[Array, Grads, Array]:
+    """The mean cross-entropy of a batch, the gradient of every trained array, and the logits (N, V)."""
+    logits_NV, c_encoder = encoder_fwd(model, inputs, mask_NT, keep)
+    loss, c_loss = cross_entropy_fwd(logits_NV, labels_N)
+    dlogits_NV = cross_entropy_bwd(1.0, c_loss)["logits"]
+    return loss, encoder_bwd(dlogits_NV, c_encoder), logits_NV
+
+
+# --- merging -------------------------------------------------------------------------------------
+
+
+def delta_w(model: Model, name: str) -> Array:
+    """dW = W' - W0 (I, O) of one adapted matrix, as evaluation sees it."""
+    W0_IO = model.merged.get(name, model.params[f"{name}.W"])
+    return METHODS[model.adapter.method].delta_w(W0_IO, **adapter_arguments(model, name))
+
+
+def merge(model: Model) -> Model:
+    """A model whose adapted matrices are W0 + dW and run as plain linear layers, equal in evaluation.
+
+    Out of place: the given model is unchanged, and the new one keeps the original W0 for ``unmerge``.
+    """
+    if model.adapter is None:
+        raise InputError("nothing to merge: the model has no adapter")
+    if model.merged:
+        raise InputError("the adapter is already merged")
+    originals = {name: model.params[f"{name}.W"] for name in model.adapted}
+    updates = {f"{name}.W": W0_IO + delta_w(model, name) for name, W0_IO in originals.items()}
+    return replace(model.with_params(updates), merged=originals)
+
+
+def unmerge(model: Model) -> Model:
+    """The model before ``merge``, its weights bit for bit."""
+    if not model.merged:
+        raise InputError("nothing to unmerge: no adapter is merged")
+    originals = {f"{name}.W": W0_IO for name, W0_IO in model.merged.items()}
+    return replace(model.with_params(originals), merged={})

@@ -1,0 +1,144 @@
+"""What can be chosen: frozen dataclasses that are valid once they exist.
+
+EncoderConfig  the shape of the encoder            AdapterConfig  the method, where it sits, how it starts
+TrainConfig    the optimizer and its schedule
+
+Every constructor raises InputError, naming the value given and what was expected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from .shapes import InputError
+
+TARGETS = ("query", "key", "value", "output", "ffn_in", "ffn_out")
+"""The six matrices of an encoder layer, in the order the forward meets them."""
+
+INITS = ("released", "fan_in")
+"""Rules for the frozen random factors; init.py has the formulas."""
+
+
+def _require(holds: bool, name: str, given: object, expected: str) -> None:
+    if not holds:
+        raise InputError(f"{name} is {given!r}, expected {expected}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(**values: object) -> None:
+    for name, value in values.items():
+        _require(_whole(value) and value >= 1, name, value, "a whole number, at least 1")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A post-LayerNorm encoder as in BERT: exactly one of ``features`` (continuous tokens of that width,
+    projected) and ``vocab`` (token ids, embedded) is given."""
+
+    width: int = 32  # D
+    layers: int = 2  # L
+    heads: int = 4  # H
+    hidden: int = 64  # F
+    time: int = 8  # the longest sequence, T
+    classes: int = 10  # V of the head
+    features: int | None = None  # I of a continuous token
+    vocab: int | None = None  # V of the embedding
+    pool: str = "mean"  # or "first"
+    causal: bool = False
+    eps: float = 1e-5  # of LayerNorm
+
+    def __post_init__(self) -> None:
+        _positive(width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
+        _positive(time=self.time, classes=self.classes)
+        _require(self.width % self.heads == 0, "heads", self.heads, f"a divisor of width = {self.width}")
+        given = [n for n in ("features", "vocab") if getattr(self, n) is not None]
+        _require(len(given) == 1, "features, vocab", (self.features, self.vocab), "exactly one of the two")
+        _positive(**{given[0]: getattr(self, given[0])})
+        _require(self.pool in ("mean", "first"), "pool", self.pool, "'mean' or 'first'")
+        _require(self.eps > 0, "eps", self.eps, "a positive number")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """One adapter method on the named matrices of the chosen layers (None: all)."""
+
+    method: str = "tlora"
+    rank: int = 8
+    targets: tuple[str, ...] = ("query", "value")
+    layers: tuple[int, ...] | None = None
+    dropout: float = 0.0
+    init: str = "released"
+    seed: int = 0
+    lora_alpha: float | None = None  # LoRA's scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
+
+    def __post_init__(self) -> None:
+        from .registry import METHODS
+
+        _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
+        _positive(rank=self.rank)
+        _require(
+            isinstance(self.targets, tuple) and len(self.targets) > 0 and len(set(self.targets)) == len(self.targets),
+            "targets",
+            self.targets,
+            "a tuple of different names, at least one",
+        )
+        _require(
+            self.layers is None or (isinstance(self.layers, tuple) and len(self.layers) > 0),
+            "layers",
+            self.layers,
+            "None (all) or a tuple of layer numbers",
+        )
+        _require(isfinite(self.dropout) and 0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
+        _require(self.init in INITS, "init", self.init, f"one of {', '.join(INITS)}")
+        _require(_whole(self.seed) and self.seed >= 0, "seed", self.seed, "a whole number, at least 0")
+        _require(
+            self.lora_alpha is None or (isfinite(self.lora_alpha) and self.lora_alpha > 0),
+            "lora_alpha",
+            self.lora_alpha,
+            "None or a positive number",
+        )
+
+    @property
+    def scale(self) -> float:
+        """LoRA's constant s = lora_alpha / rank."""
+        return 1.0 if self.lora_alpha is None else self.lora_alpha / self.rank
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """AdamW with linear warm-up and linear decay; the defaults are the paper's recipe where it has one.
+
+    ``weight_decay`` acts on every trained array, alpha and B included, as in the released code; the local
+    names in ``no_decay`` ("alpha", "b", ...) are left out of it.
+    """
+
+    epochs: int = 30
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    no_decay: tuple[str, ...] = ()
+    warmup: float = 0.06  # share of all steps
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float | None = None  # largest norm of all gradients together
+    seed: int = 0  # of the batches and of the dropout masks
+
+    def __post_init__(self) -> None:
+        _positive(epochs=self.epochs, batch_size=self.batch_size)
+        _require(isfinite(self.lr) and self.lr >= 0, "lr", self.lr, "a finite number, at least 0")
+        _require(
+            isfinite(self.weight_decay) and self.weight_decay >= 0,
+            "weight_decay",
+            self.weight_decay,
+            "a finite number, at least 0",
+        )
+        _require(isinstance(self.no_decay, tuple), "no_decay", self.no_decay, "a tuple of local names")
+        _require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the steps in [0, 1]")
+        _require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two in [0, 1)")
+        _require(self.eps > 0, "eps", self.eps, "a positive number")
+        _require(self.clip is None or self.clip > 0, "clip", self.clip, "None or a positive number")
+        _require(_whole(self.seed) and self.seed >= 0, "seed", self.seed, "a whole number, at least 0")

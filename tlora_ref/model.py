@@ -1,0 +1,126 @@
+"""A model is its arrays by name, and an explicit set of the names that are trained.
+
+Names       embed.W embed.b position.W embed_norm.gamma embed_norm.beta
+            layers.0.query.W layers.0.query.b ... layers.0.attn_norm.gamma ... layers.0.ffn_norm.beta
+            head.W head.b;  an adapter's arrays stand beside the W they adapt: layers.0.query.B
+Twin        none: both rooms use this class, by_hand with NumPy arrays, by_autograd with tensors.
+Checked by  tests/test_encoder.py, tests/test_counts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from .config import TARGETS, AdapterConfig, EncoderConfig
+from .registry import METHODS
+from .shapes import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An encoder's arrays, its adapter if it has one, and which arrays are trained.
+
+    ``merged`` holds, for every matrix an adapter is merged into, the W from before: unmerging is exact.
+    """
+
+    config: EncoderConfig
+    params: Mapping[str, Any]
+    trained: frozenset[str] = frozenset()
+    adapter: AdapterConfig | None = None
+    merged: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.trained) - set(self.params))
+        if unknown:
+            raise InputError(f"to be trained, but not in the model: {', '.join(unknown)}")
+
+    @cached_property
+    def adapted(self) -> frozenset[str]:
+        """The matrices that run through the adapter's kernel: ``{"layers.0.query", ...}``, none when merged."""
+        if self.adapter is None or self.merged:
+            return frozenset()
+        return frozenset(adapted_matrices(self.config, self.adapter))
+
+    @cached_property
+    def _trained_in(self) -> dict[str, frozenset[str]]:
+        groups: dict[str, set[str]] = {}
+        for name in self.trained:
+            module, _, local = name.rpartition(".")
+            groups.setdefault(module, set()).add(local)
+        return {module: frozenset(names) for module, names in groups.items()}
+
+    def trained_in(self, module: str) -> frozenset[str]:
+        """The local names trained in a module: ``{"B", "alpha"}`` for an adapted ``layers.0.query``."""
+        return self._trained_in.get(module, frozenset())
+
+    @cached_property
+    def lowest(self) -> int:
+        """The lowest layer with anything to train; -1 for the embeddings, L for the head or nothing at all."""
+        depth = {"layers": lambda name: int(name.split(".")[1]), "head": lambda _: self.config.layers}
+        return min(
+            (depth.get(name.split(".")[0], lambda _: -1)(name) for name in self.trained),
+            default=self.config.layers,
+        )
+
+    def with_params(self, updates: Mapping[str, Any]) -> Model:
+        """The same model with some arrays exchanged."""
+        return replace(self, params={**self.params, **updates})
+
+    def training(self, names: Collection[str]) -> Model:
+        """The same model with exactly ``names`` trained."""
+        return replace(self, trained=frozenset(names))
+
+
+def matrix_shape(config: EncoderConfig, target: str) -> tuple[int, int]:
+    """(I, O) of one of the six matrices of a layer."""
+    D, F = config.width, config.hidden
+    return {"ffn_in": (D, F), "ffn_out": (F, D)}.get(target, (D, D))
+
+
+def encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Every base array's shape by name, in the order the forward meets them."""
+    D = config.width
+    norm = {"gamma": (D,), "beta": (D,)}
+    embed = {"W": (config.vocab, D)} if config.vocab else {"W": (config.features, D), "b": (D,)}
+    modules: dict[str, dict[str, tuple[int, ...]]] = {
+        "embed": embed,
+        "position": {"W": (config.time, D)},
+        "embed_norm": norm,
+    }
+    for layer in range(config.layers):
+        for target in TARGETS:
+            I, O = matrix_shape(config, target)  # noqa: E741 - the shape letters
+            modules[f"layers.{layer}.{target}"] = {"W": (I, O), "b": (O,)}
+            if target == "output":
+                modules[f"layers.{layer}.attn_norm"] = norm
+        modules[f"layers.{layer}.ffn_norm"] = norm
+    modules["head"] = {"W": (D, config.classes), "b": (config.classes,)}
+    return {f"{module}.{name}": shape for module, arrays in modules.items() for name, shape in arrays.items()}
+
+
+def adapted_matrices(config: EncoderConfig, adapter: AdapterConfig) -> dict[str, tuple[int, int]]:
+    """The matrices an adapter sits on, with their (I, O).
+
+    Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O).
+    """
+    unknown = [t for t in adapter.targets if t not in TARGETS]
+    if unknown:
+        raise InputError(f"unknown target {unknown[0]!r}, expected some of {', '.join(TARGETS)}")
+    layers = range(config.layers) if adapter.layers is None else adapter.layers
+    outside = [layer for layer in layers if layer not in range(config.layers)]
+    if outside:
+        raise InputError(f"layer {outside[0]} does not exist, the encoder has layers 0 to {config.layers - 1}")
+    matrices = {f"layers.{layer}.{t}": matrix_shape(config, t) for layer in layers for t in adapter.targets}
+    for name, shape in matrices.items():
+        if adapter.rank > min(shape):
+            raise InputError(f"rank {adapter.rank} is larger than min(I, O) = {min(shape)} of {name}, {shape}")
+    return matrices
+
+
+def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[str]:
+    """The adapter's trained arrays, in full names."""
+    local = [arg.base for arg in METHODS[adapter.method].trained_args]
+    return frozenset(f"{matrix}.{name}" for matrix in adapted_matrices(config, adapter) for name in local)

@@ -1,0 +1,88 @@
+"""The one table of dimension letters, and the check that arrays agree with their names.
+
+Every array in the kernels carries its shape in its name: ``x_NI`` has axes N and I, ``A_IR`` has I and R,
+so ``x_NI @ A_IR`` is (N, R) and reads as its own shape check. A gradient is ``d`` + the name.
+A, B and C are the three matrices of TLoRA and never dimensions.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+LETTERS = {
+    "N": "rows: examples or tokens. As a first letter it stands for any number of leading axes, also none",
+    "T": "time: positions in a sequence",
+    "I": "input width of a linear map",
+    "O": "output width of a linear map",
+    "R": "rank of the adapter",
+    "S": "second rank: the method sets S = R; the kernels also take R != S, so a transposed B is an error",
+    "D": "model width",
+    "H": "attention heads",
+    "K": "width of one head, D = H * K",
+    "F": "hidden width of the feed-forward block",
+    "V": "vocabulary size, or number of classes",
+    "L": "layers",
+}
+
+
+class InputError(ValueError):
+    """What the caller gave cannot be used; the message names what was given and what was expected."""
+
+
+class ShapeError(InputError):
+    """An array whose shape contradicts its letters."""
+
+
+@cache
+def split_name(name: str) -> tuple[str, str]:
+    """``"x_NI" -> ("x", "NI")``; a name without a suffix of letters is a scalar: ``"alpha" -> ("alpha", "")``."""
+    base, _, letters = name.rpartition("_")
+    if base and letters and all(letter in LETTERS for letter in letters):
+        return base, letters
+    return name, ""
+
+
+def bind(op: str, **arrays: Any) -> dict[str, Any]:
+    """Check the arrays against the letters in their names; return the size of each letter.
+
+    A first letter N takes all leading axes, and its size is a tuple. ``None`` (an optional argument that was
+    not given) is passed over.
+
+    Raises
+    ------
+    ShapeError
+        naming the operation, the array, its shape, and the array that fixed the letter it contradicts.
+    """
+    sizes: dict[str, Any] = {}
+    fixed_by: dict[str, str] = {}
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        letters = split_name(name)[1]
+        shape = getattr(array, "shape", ())
+        if letters[:1] == "N":
+            tail, lead = letters[1:], len(shape) - len(letters) + 1
+            fits = lead >= 0
+            pairs = [("N", shape[:lead]), *zip(tail, shape[lead:], strict=True)] if fits else []
+        else:
+            fits = len(shape) == len(letters)
+            pairs = zip(letters, shape, strict=True) if fits else []
+        if not fits:
+            raise ShapeError(f"{op}: {name} has shape {shape}, expected axes {_spell(letters)}")
+        for letter, size in pairs:
+            if sizes.setdefault(letter, size) != size:
+                other = fixed_by[letter]
+                raise ShapeError(
+                    f"{op}: {name} has shape {shape}, so {letter} = {size}, "
+                    f"but {other} has shape {arrays[other].shape}, so {letter} = {sizes[letter]}"
+                )
+            fixed_by.setdefault(letter, name)
+    return sizes
+
+
+def _spell(letters: str) -> str:
+    if not letters:
+        return "() (a scalar)"
+    axes = ["..." if i == 0 and letter == "N" else letter for i, letter in enumerate(letters)]
+    return "(" + ", ".join(axes) + ")"
