@@ -81,7 +81,7 @@ def draw_case(op: Op, seed: int, lead: tuple[int, ...], size: dict[str, int], sc
             factor = rng.choice([0.0, 1e-3, 1.0, 10.0]) if arg.base == "B" else scale if arg.base == "x" else 1.0
             args[arg.name] = factor * rng.standard_normal(want)
         if isinstance(args[arg.name], np.ndarray) and rng.random() < 0.5:
-            args[arg.name] = np.asfortranarray(args[arg.name])
+            args[arg.name] = np.array(args[arg.name], order="F")
     for option, values in op.options.items():
         args[option] = size["H"] if values == ("H",) else values[rng.integers(len(values))]
     return Case(op, args, shape(op.out), seed)

@@ -16,7 +16,7 @@ from typing import Any
 
 from .config import TARGETS, AdapterConfig, EncoderConfig
 from .registry import METHODS
-from .shapes import InputError
+from .shapes import InputError, ShapeError, check_ids, dtype_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,11 @@ class Model:
         unknown = sorted(set(self.trained) - set(self.params))
         if unknown:
             raise InputError(f"to be trained, but not in the model: {', '.join(unknown)}")
+        allowed = set() if self.adapter is None else {arg.base for arg in METHODS[self.adapter.method].trained_args}
+        for matrix in self.adapted:
+            frozen = sorted(self.trained_in(matrix) - allowed)
+            if frozen:
+                raise InputError(f"{matrix}.{frozen[0]} cannot be trained: in an adapted matrix it has no gradient")
 
     @cached_property
     def adapted(self) -> frozenset[str]:
@@ -124,3 +129,36 @@ def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[st
     """The adapter's trained arrays, in full names."""
     local = [arg.base for arg in METHODS[adapter.method].trained_args]
     return frozenset(f"{matrix}.{name}" for matrix in adapted_matrices(config, adapter) for name in local)
+
+
+def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
+    """The adapter's arrays and constants for one matrix, by argument name: {"A_IR": ..., "alpha": ...}."""
+    method = METHODS[model.adapter.method]
+    arrays = {arg.name: model.params[f"{name}.{arg.base}"] for arg in method.arrays}
+    return arrays | {constant: getattr(model.adapter, constant) for constant in method.constants}
+
+
+def unmerge(model: Model) -> Model:
+    """The model before ``merge``, its weights bit for bit."""
+    if not model.merged:
+        raise InputError("nothing to unmerge: no adapter is merged")
+    originals = {f"{name}.W": W0_IO for name, W0_IO in model.merged.items()}
+    return replace(model.with_params(originals), merged={})
+
+
+def check_inputs(model: Model, inputs: Any, mask_NT: Any | None) -> None:
+    """Raise InputError or ShapeError unless ``inputs`` (N, T) ids or (N, T, I) numbers fit the encoder."""
+    config, shape = model.config, tuple(inputs.shape)
+    expected = "(N, T)" if config.vocab else f"(N, T, {config.features})"
+    axes_fit = len(shape) == 2 if config.vocab else len(shape) == 3 and shape[2] == config.features
+    if not axes_fit:
+        raise ShapeError(f"encoder: inputs have shape {shape}, expected {expected}")
+    if not 1 <= shape[1] <= config.time:
+        raise ShapeError(f"encoder: inputs have shape {shape}, T must be 1 to {config.time}")
+    if config.vocab:
+        check_ids("encoder: inputs", inputs, config.vocab)
+    if mask_NT is not None and (tuple(mask_NT.shape) != shape[:2] or dtype_name(mask_NT) != "bool"):
+        raise ShapeError(
+            f"encoder: mask has shape {tuple(mask_NT.shape)} and dtype {dtype_name(mask_NT)}, "
+            f"expected {shape[:2]} and bool"
+        )

@@ -1,0 +1,70 @@
+"""Counts: closed forms against the arrays held, and against every published figure."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlora_ref import AdapterConfig, EncoderConfig, attach, init_encoder
+from tlora_ref.config import TARGETS
+from tlora_ref.counts import count, encoder_size, held, trained
+from tlora_ref.registry import METHODS
+
+ROBERTA_LARGE = [(1024, 1024)] * 48  # query and value of 24 layers
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "published"),
+    [
+        ("tlora", 8, 3_120),  # arXiv 2504.18735, Table 1
+        ("tlora", 16, 12_336),
+        ("tlora", 32, 49_200),
+        ("lora", 8, 786_432),
+        ("lora", 16, 1_572_864),
+        ("lora", 32, 3_145_728),
+    ],
+)
+def test_published_counts_of_roberta_large(method, rank, published):
+    assert trained(method, ROBERTA_LARGE, rank) == published
+
+
+def test_the_published_ratios_are_against_lora_of_the_same_rank():
+    """Table 1 prints 252x, 128x and 64x."""
+    ratios = [trained("lora", ROBERTA_LARGE, r) / trained("tlora", ROBERTA_LARGE, r) for r in (8, 16, 32)]
+    assert ratios == pytest.approx([252.06, 127.51, 63.94], abs=0.01)
+    assert trained("lora", ROBERTA_LARGE, 8) / trained("tlora", ROBERTA_LARGE, 32) == pytest.approx(16.0, abs=0.02)
+
+
+@given(
+    st.sampled_from(sorted(METHODS)),
+    st.integers(1, 4),
+    st.sets(st.sampled_from(TARGETS), min_size=1),
+    st.booleans(),
+    st.sampled_from([{"features": 3}, {"vocab": 11}]),
+)
+def test_closed_forms_equal_the_arrays_held(method, rank, targets, head, kind):
+    config = EncoderConfig(width=6, heads=3, hidden=5, layers=3, time=4, classes=3, **kind)
+    also = ("head.W", "head.b") if head else ()
+    adapter = AdapterConfig(method, rank, tuple(targets))
+    base = init_encoder(config)
+    model = attach(base, adapter, also)
+    assert count(config, adapter, also) == held(model)
+    assert encoder_size(config) == held(base).trained == count(config, None, base.params).trained
+    assert held(model).optimizer == 2 * held(model).trained
+    assert held(model).stored_bytes() == sum(model.params[n].nbytes for n in model.trained)
+
+
+def test_the_optimizer_holds_what_is_counted():
+    from tlora_ref.by_hand.train import adamw_init
+
+    model = attach(init_encoder(EncoderConfig(features=3)), AdapterConfig(rank=3))
+    state = adamw_init({n: model.params[n] for n in model.trained})
+    assert sum(a.size for a in [*state.m.values(), *state.v.values()]) == held(model).optimizer
+    assert sum(a.nbytes for a in [*state.m.values(), *state.v.values()]) == held(model).optimizer_bytes()
+
+
+def test_the_demos_counts():
+    """Two layers of width 32: the counts of the main job's table."""
+    config = EncoderConfig(features=8)
+    assert [count(config, AdapterConfig(rank=r)).trained for r in (8, 16, 32)] == [260, 1_028, 4_100]
+    assert [count(config, AdapterConfig("lora", r)).trained for r in (1, 8)] == [256, 2_048]
+    assert count(config, None, ["head.W", "head.b"]).trained == 330

@@ -1,0 +1,184 @@
+"""The encoder: every gradient against the complex step, what is computed and what is not, merging."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlora_ref import AdapterConfig, EncoderConfig, InputError, ShapeError, attach, detach, init_encoder
+from tlora_ref.by_hand import encoder_bwd, encoder_fwd, loss_and_grads, merge, unmerge
+from tlora_ref.by_hand import encoder as encoder_module
+from tlora_ref.by_hand.ops import cross_entropy_fwd
+from tlora_ref.by_hand.train import dropout_masks
+from tlora_ref.config import TARGETS
+from tlora_ref.gradcheck import complex_step_gradient
+from tlora_ref.model import Model, encoder_shapes
+
+
+def tiny(seed=0, adapter=None, train_also=(), dtype=np.float64, **changes):
+    """A small encoder at a generic point (B != 0, alpha != 1, gamma != 1), with one batch of inputs."""
+    size = {"width": 6, "layers": 2, "heads": 2, "hidden": 5, "time": 4, "classes": 3, "features": 3}
+    config = EncoderConfig(**{**size, **changes})
+    rng = np.random.default_rng([seed, 5])
+    model = init_encoder(config, seed, dtype)
+    if adapter:
+        model = attach(model, adapter, train_also)
+    noise = {n: np.asarray(a + 0.3 * rng.standard_normal(a.shape)).astype(dtype) for n, a in model.params.items()}
+    model = model.with_params(noise)
+    shape = (3, 4)
+    inputs = rng.integers(0, config.vocab, shape) if config.vocab else rng.standard_normal((*shape, 3)).astype(dtype)
+    mask = np.array([[True] * 4, [True, True, False, True], [True, False, False, False]])
+    return model, inputs, rng.integers(0, config.classes, 3), mask
+
+
+def assert_gradients_agree(model, inputs, labels, mask, keep=None):
+    _, grads, _ = loss_and_grads(model, inputs, labels, mask, keep)
+    assert set(grads) == set(model.trained)
+    largest = max(np.abs(g).max() for g in grads.values())
+    for name in sorted(model.trained):
+
+        def loss(array, name=name):
+            logits, _ = encoder_fwd(model.with_params({name: array}), inputs, mask, keep)
+            return cross_entropy_fwd(logits, labels)[0]
+
+        expected = complex_step_gradient(loss, model.params[name])
+        assert grads[name].shape == expected.shape
+        np.testing.assert_allclose(grads[name], expected, rtol=0, atol=1e-11 * max(largest, 1e-2), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"features": None, "vocab": 7}, {"pool": "first", "causal": True}, {"heads": 1, "layers": 1}],
+    ids=["continuous", "ids", "first-causal", "one-head"],
+)
+def test_every_gradient_of_a_fully_trained_encoder(changes):
+    assert_gradients_agree(*tiny(**changes))
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**16),
+    method=st.sampled_from(["tlora", "lora"]),
+    rank=st.integers(1, 5),
+    targets=st.sets(st.sampled_from(TARGETS), min_size=1).map(lambda s: tuple(sorted(s))),
+    layers=st.sampled_from([None, (0,), (1,)]),
+    dropout=st.sampled_from([0.0, 0.25]),
+    head=st.booleans(),
+)
+def test_every_gradient_of_an_adapted_encoder(seed, method, rank, targets, layers, dropout, head):
+    adapter = AdapterConfig(method, rank, targets, layers, dropout, lora_alpha=2.0)
+    model, inputs, labels, mask = tiny(seed, adapter, ("head.W", "head.b", "layers.0.attn_norm.gamma") if head else ())
+    keep = dropout_masks(model, np.random.default_rng(seed), (3, 4))
+    assert_gradients_agree(model, inputs, labels, mask, keep)
+
+
+@pytest.mark.parametrize("name", sorted(encoder_shapes(EncoderConfig(features=3))))
+def test_any_single_array_can_be_trained_alone(name):
+    """The backward stops as low as it may and no lower, whichever array is the only one that trains."""
+    model, inputs, labels, mask = tiny()
+    _, everything, _ = loss_and_grads(model, inputs, labels, mask)
+    _, alone, _ = loss_and_grads(model.training([name]), inputs, labels, mask)
+    assert list(alone) == [name]
+    np.testing.assert_array_equal(alone[name], everything[name])
+
+
+def test_upper_adapters_keep_no_cache_below_and_read_nothing_there(monkeypatch):
+    model, inputs, labels, mask = tiny(adapter=AdapterConfig(rank=2, layers=(1,)))
+    calls = []
+    original = encoder_module.layer_bwd
+    monkeypatch.setattr(encoder_module, "layer_bwd", lambda m, at, *rest: calls.append(at) or original(m, at, *rest))
+    logits, cache = encoder_fwd(model, inputs, mask)
+    _, embedding, layers, _, _ = cache
+    assert embedding is None
+    assert layers[0] is None
+    encoder_bwd(np.ones_like(logits), cache)
+    assert calls == ["layers.1"]
+
+
+def test_a_frozen_matrix_keeps_no_input():
+    model, inputs, _, mask = tiny(adapter=AdapterConfig(rank=2, targets=("query",)))
+    _, (_, _, layers, _, _) = encoder_fwd(model, inputs, mask)
+    c_query, c_key = layers[0][:2]
+    assert [a.shape for a in c_key] == [(6, 6)]
+    assert c_query[0].shape == (3, 4, 2)
+
+
+@pytest.mark.parametrize("method", ["tlora", "lora"])
+def test_attaching_changes_no_logit_and_no_array(method):
+    base, inputs, _, mask = tiny(dtype=np.float32)
+    before = {name: a.copy() for name, a in base.params.items()}
+    adapted = attach(base, AdapterConfig(method, rank=3, targets=TARGETS, seed=4))
+    np.testing.assert_array_equal(encoder_fwd(adapted, inputs, mask)[0], encoder_fwd(base, inputs, mask)[0])
+    for name, array in before.items():
+        np.testing.assert_array_equal(adapted.params[name], array)
+        assert adapted.params[name] is base.params[name]
+    assert set(detach(adapted).params) == set(base.params)
+
+
+@pytest.mark.parametrize("method", ["tlora", "lora"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-5), (np.float64, 1e-13)])
+def test_merged_equals_unmerged_and_unmerging_is_exact(method, dtype, tolerance):
+    model, inputs, _, mask = tiny(adapter=AdapterConfig(method, rank=3, targets=TARGETS, dropout=0.5), dtype=dtype)
+    before = {name: a.copy() for name, a in model.params.items()}
+    merged = merge(model)
+    logits, _ = encoder_fwd(model, inputs, mask)
+    plain, _ = encoder_fwd(merged, inputs, mask)
+    np.testing.assert_allclose(plain, logits, rtol=0, atol=tolerance * np.abs(logits).max())
+    assert plain.dtype == dtype
+    assert (merged.params["layers.0.query.W"] != model.params["layers.0.query.W"]).all()
+    back = unmerge(merged)
+    for name, array in before.items():
+        np.testing.assert_array_equal(model.params[name], array)
+        np.testing.assert_array_equal(back.params[name], array)
+    np.testing.assert_array_equal(encoder_fwd(back, inputs, mask)[0], logits)
+    for name in model.adapted:
+        np.testing.assert_array_equal(encoder_module.delta_w(merged, name), encoder_module.delta_w(model, name))
+
+
+def test_padding_does_not_reach_the_logits():
+    model, inputs, _, mask = tiny()
+    other = np.where(mask[..., None], inputs, 99.0)
+    np.testing.assert_array_equal(encoder_fwd(model, other, mask)[0], encoder_fwd(model, inputs, mask)[0])
+    shorter, _ = encoder_fwd(model, inputs[2:, :1], mask[2:, :1])
+    np.testing.assert_allclose(shorter, encoder_fwd(model, inputs, mask)[0][2:], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x, k: attach(m, AdapterConfig(targets=("qeury",))), "unknown target 'qeury'"),
+        (lambda m, x, k: attach(m, AdapterConfig(rank=7)), r"rank 7 is larger than min\(I, O\) = 6"),
+        (lambda m, x, k: attach(m, AdapterConfig(rank=6, targets=("ffn_in",))), r"= 5 of layers.0.ffn_in, \(6, 5\)"),
+        (lambda m, x, k: attach(m, AdapterConfig(rank=1, layers=(2,))), "layer 2 does not exist"),
+        (lambda m, x, k: attach(m, AdapterConfig(rank=1), ["hed.W"]), "train_also names 'hed.W'"),
+        (lambda m, x, k: attach(m, AdapterConfig(rank=1), ["layers.0.query.W"]), "has no gradient"),
+        (lambda m, x, k: attach(attach(m, AdapterConfig(rank=1)), AdapterConfig(rank=1)), "already has a tlora"),
+        (lambda m, x, k: merge(m), "no adapter"),
+        (lambda m, x, k: unmerge(m), "nothing to unmerge"),
+        (lambda m, x, k: merge(merge(attach(m, AdapterConfig(rank=1)))), "already merged"),
+        (lambda m, x, k: detach(merge(attach(m, AdapterConfig(rank=1)))), "unmerge it"),
+        (lambda m, x, k: m.training(["nothing"]), "not in the model: nothing"),
+        (lambda m, x, k: encoder_fwd(m, x[..., :2], k), r"shape \(3, 4, 2\), expected \(N, T, 3\)"),
+        (lambda m, x, k: encoder_fwd(m, np.ones((1, 5, 3))), "T must be 1 to 4"),
+        (lambda m, x, k: encoder_fwd(m, x, k[:2]), r"mask has shape \(2, 4\)"),
+        (lambda m, x, k: encoder_fwd(m, x, k.astype(int)), "dtype int64"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    model, inputs, _, mask = tiny()
+    with pytest.raises(InputError, match=message):
+        call(model, inputs, mask)
+
+
+def test_ids_outside_the_vocabulary_are_named():
+    model, inputs, _, _ = tiny(features=None, vocab=7)
+    with pytest.raises(InputError, match="values from 0 to 7, expected 0 to 6"):
+        encoder_fwd(model, np.array([[0, 7]]))
+    with pytest.raises(ShapeError, match=r"expected \(N, T\)"):
+        encoder_fwd(model, inputs[0])
+
+
+def test_a_model_is_not_an_adapter_without_its_arrays():
+    config = EncoderConfig(features=3)
+    with pytest.raises(InputError, match=r"to be trained, but not in the model: layers.0.query.B"):
+        Model(config, {}, trained=frozenset({"layers.0.query.B"}))

@@ -1,0 +1,78 @@
+"""The draws: their scale under both fan-in rules, their independence, their reproducibility."""
+
+import numpy as np
+import pytest
+
+from tlora_ref import AdapterConfig, EncoderConfig, attach, init_encoder
+from tlora_ref.init import factor_stds, lora_arrays, stream, tlora_arrays
+
+
+@pytest.mark.parametrize(
+    ("rule", "stds"),
+    [
+        ("released", (1 / np.sqrt(3 * 32), 1 / np.sqrt(3 * 1024))),
+        ("fan_in", (1 / np.sqrt(3 * 512), 1 / np.sqrt(3 * 32))),
+    ],
+)
+def test_the_standard_deviations_of_both_fan_in_rules(rule, stds):
+    arrays = tlora_arrays("m", 512, 1024, AdapterConfig(rank=32, init=rule))
+    assert factor_stds(rule, 512, 1024, 32) == pytest.approx(stds)
+    for name, std in zip("AC", stds, strict=True):
+        # the standard deviation of n normal draws is known to std / sqrt(2 n)
+        assert abs(arrays[name].std() - std) < 5 * std / np.sqrt(2 * arrays[name].size)
+    assert not arrays["B"].any()
+    assert arrays["alpha"] == 1
+
+
+def test_the_released_rule_at_the_papers_size():
+    """std(A) = 0.1021 and std(C) = 0.0180 at r = 32, d = 1024."""
+    assert factor_stds("released", 1024, 1024, 32) == pytest.approx((0.1021, 0.0180), abs=5e-5)
+
+
+def test_torchs_kaiming_normal_on_the_released_shapes_gives_the_same_scale():
+    import torch
+
+    torch.manual_seed(0)
+    for shape, std in (((512, 32), 1 / np.sqrt(96)), ((32, 1024), 1 / np.sqrt(3 * 1024))):
+        drawn = torch.nn.init.kaiming_normal_(torch.empty(shape, dtype=torch.float64), a=5**0.5)
+        assert abs(float(drawn.std()) - std) < 5 * std / np.sqrt(2 * drawn.numel())
+
+
+def test_lora_starts_uniform_in_one_over_sqrt_fan_in():
+    arrays = lora_arrays("m", 400, 30, AdapterConfig("lora", rank=8))
+    assert np.abs(arrays["A"]).max() <= 0.05
+    assert np.abs(arrays["A"]).max() > 0.0499
+    assert abs(arrays["A"].std() - 0.05 / np.sqrt(3)) < 1e-3
+    assert not arrays["B"].any()
+
+
+def test_each_array_has_a_stream_of_its_own():
+    """The draw of one matrix does not depend on which others are adapted."""
+    base = init_encoder(EncoderConfig(features=3))
+    few = attach(base, AdapterConfig(rank=2, targets=("value",), layers=(1,)))
+    many = attach(base, AdapterConfig(rank=2, targets=("ffn_in", "value", "query")))
+    np.testing.assert_array_equal(few.params["layers.1.value.A"], many.params["layers.1.value.A"])
+    assert (many.params["layers.1.value.A"] != many.params["layers.1.query.A"]).all()
+    assert (many.params["layers.1.value.A"] != many.params["layers.0.value.A"]).all()
+
+
+def test_seeds_decide_everything():
+    config = EncoderConfig(features=3)
+    one, same, other = (init_encoder(config, seed) for seed in (1, 1, 2))
+    for name, array in one.params.items():
+        np.testing.assert_array_equal(array, same.params[name])
+        constant = name.endswith((".b", ".gamma", ".beta"))
+        assert constant == bool((array == other.params[name]).all()), name
+    a, b = (attach(one, AdapterConfig(seed=s)).params["layers.0.query.A"] for s in (1, 2))
+    assert (a != b).all()
+    assert stream(0, "a").random() != stream(0, "b").random()
+
+
+def test_the_stream_of_a_name_is_pinned():
+    """Adapter files that keep only a seed rely on these very numbers."""
+    np.testing.assert_allclose(
+        stream(0, "layers.0.query.A").standard_normal(3),
+        [1.067045331846718, 1.2867003035103317, 0.17386841762149804],
+        rtol=0,
+        atol=0,
+    )

@@ -1,0 +1,60 @@
+"""What the package promises as a whole: what importing it loads, its rooms, its README."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tlora_ref
+
+PACKAGE = Path(tlora_ref.__file__).parent
+ROOT = PACKAGE.parent
+
+
+@pytest.mark.parametrize("module", ["tlora_ref", "tlora_ref.by_hand", "tlora_ref.gradcheck"])
+def test_importing_loads_neither_torch_nor_matplotlib_nor_sklearn(module):
+    code = f"import sys, {module}; print([m for m in ('torch', 'matplotlib', 'sklearn', 'tqdm') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
+
+
+def test_by_hand_imports_no_torch_anywhere():
+    for path in (PACKAGE / "by_hand").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any("torch" in name or "autograd" in name for name in names), path
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "by_hand").glob("[a-z]*.py")), ids=lambda p: p.name)
+def test_every_file_by_hand_opens_with_its_equation_its_twin_and_what_checks_it(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    for heading in ("Equation ", "Twin ", "Checked by "):
+        assert re.search(rf"^{heading}", text, re.M), heading
+    for test_file in re.findall(r"tests/\w+\.py", text):
+        assert (ROOT / test_file).exists(), test_file
+
+
+def test_all_names_in_checked_by_lines_exist():
+    for path in PACKAGE.rglob("*.py"):
+        for test_file in re.findall(r"tests/\w+\.py", path.read_text()):
+            assert (ROOT / test_file).exists(), f"{path}: {test_file}"
+
+
+def test_the_first_snippet_of_the_readme_prints_what_it_says():
+    """Run the first Python block; every ``# text`` behind a print is what that print shows."""
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    expected = re.findall(r"^print\(.*\)  # (.*)$", block, re.M)
+    result = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert len(expected) >= 4
+    assert result.stdout.splitlines() == expected
+
+
+def test_the_readmes_map_names_every_file():
+    tree = (ROOT / "README.md").read_text()
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "__init__.py":
+            assert path.name in tree, f"{path.relative_to(ROOT)} is missing in the README's map"
