@@ -27,6 +27,41 @@ def test_published_counts_of_roberta_large(method, rank, published):
     assert trained(method, ROBERTA_LARGE, rank) == published
 
 
+def square(d, n):
+    return [(d, d)] * n
+
+
+@pytest.mark.parametrize(
+    ("method", "matrices", "rank", "count", "published"),
+    [
+        ("vera", square(1024, 48), 256, 61_440, "0.061M, arXiv 2310.11454"),
+        ("vera", square(768, 24), 1024, 43_008, "0.043M, arXiv 2310.11454"),
+        ("lora_xs", square(1024, 96), 16, 24_576, "24.6K, arXiv 2405.17604"),
+        ("lora_xs", square(1024, 96), 25, 60_000, "60K, arXiv 2405.17604"),
+        ("edora", square(768, 48), 16, 49_152, "49.2K, arXiv 2501.12067"),
+        ("adapter_p", square(1024, 24), 64, 3_171_840, "3M, arXiv 2106.09685"),
+        ("adapter_p", square(1024, 24), 16, 811_392, "0.8M, arXiv 2106.09685"),
+        ("adapter_h", square(1024, 48), 64, 6_343_680, "6M, arXiv 2106.09685"),
+        ("adapter_h", square(1024, 48), 8, 835_968, "0.8M, arXiv 2106.09685"),
+    ],
+)
+def test_published_counts_of_the_relatives(method, matrices, rank, count, published):
+    """The closed form equals the exact count, and the exact count rounds to what the papers print."""
+    assert trained(method, matrices, rank) == count
+    figure = published.split(",")[0]
+    unit = {"M": 1e6, "K": 1e3}[figure[-1]]
+    digits = len(figure[:-1].partition(".")[2])
+    assert round(count / unit, digits) == float(figure[:-1])
+
+
+def test_the_published_count_of_lora_fa_is_not_reproduced():
+    """3.7M on RoBERTa-large (tables of VeRA and TLoRA). The closest plain setting is all six linear layers of a
+    block at r = 16, and it is 0.16M short; nothing here claims to know which setting was meant."""
+    six = [*square(1024, 4), (1024, 4096), (4096, 1024)] * 24
+    assert trained("lora_fa", six, 16) == 24 * 16 * 9_216 == 3_538_944
+    assert abs(trained("lora_fa", six, 16) - 3.7e6) > 0.1e6
+
+
 def test_the_published_ratios_are_against_lora_of_the_same_rank():
     """Table 1 prints 252x, 128x and 64x."""
     ratios = [trained("lora", ROBERTA_LARGE, r) / trained("tlora", ROBERTA_LARGE, r) for r in (8, 16, 32)]
@@ -35,7 +70,7 @@ def test_the_published_ratios_are_against_lora_of_the_same_rank():
 
 
 @given(
-    st.sampled_from(sorted(METHODS)),
+    st.sampled_from(sorted(name for name, method in METHODS.items() if method.mergeable)),
     st.integers(1, 4),
     st.sets(st.sampled_from(TARGETS), min_size=1),
     st.booleans(),

@@ -97,6 +97,7 @@ def test_one_gradient_can_be_asked_for_alone(case):
         alone = case.op.bwd(case.cotangent(), cache, wrt=[key])
         assert list(alone) == [key]
         np.testing.assert_array_equal(alone[key], full[key])
+    assert case.op.bwd(case.cotangent(), cache, wrt=[]) == {}
     with pytest.raises(InputError, match="no gradient with respect to W9"):
         case.op.bwd(case.cotangent(), cache, wrt=["W9"])
 
@@ -166,11 +167,14 @@ def test_float32_stays_float32_and_close_to_float64(case):
     assert out32.dtype == np.float32
     for array in arrays_of(cache):
         assert array.dtype in (np.float32, np.bool_, np.int64), array.dtype
+    # the checker's rule with float32's numbers: where terms cancel (all of DoRA's dA if V has one row), what is
+    # left has the rounding of the terms, and those grow with the cotangent
     largest = max(np.abs(g).max(initial=0.0) for g in grads.values())
+    floor = 1e-5 * np.linalg.norm(case.cotangent()) * max(1.0, largest)
     for key, value in grads.items():
         assert grads32[key].dtype == np.float32, key
-        scale = max(np.abs(value).max(initial=0.0), 1e-2 * largest, 1e-2)
-        np.testing.assert_allclose(grads32[key], value, rtol=0, atol=1e-4 * scale, err_msg=key)
+        atol = 1e-4 * np.abs(value).max(initial=0.0) + floor
+        np.testing.assert_allclose(grads32[key], value, rtol=0, atol=atol, err_msg=key)
 
 
 @every_case(examples=15)
@@ -192,7 +196,7 @@ def test_a_wrong_axis_is_named_with_its_letters(op):
     given_arrays = [a for a in op.args if a.kind == "real" and case.args[a.name] is not None]
     pairs = [(a, b) for a in given_arrays for b in given_arrays if a != b and a.letters[-1:] in tuple(b.letters)]
     for arg, _ in pairs:
-        with pytest.raises(ShapeError, match=rf"{op.name}.*{arg.letters[-1]} = \d+"):
+        with pytest.raises(ShapeError, match=rf"{op.kernel or op.name}.*{arg.letters[-1]} = \d+"):
             op.fwd(**{**case.args, arg.name: case.args[arg.name][..., :-1]})
     assert pairs or len(given_arrays) == 1 or op.name == "embedding"
 

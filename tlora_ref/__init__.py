@@ -9,7 +9,9 @@ Shared by all rooms:
     shapes       the table of dimension letters     config    what can be chosen
     registry     one row per kernel and per method  model     arrays by name, and which of them train
     init         seeded draws of every weight       counts    closed forms
-    data         digits and their shifts
+    data         digits and their shifts            checkpoint  adapter files
+    export       an adapter as a LoRA for PEFT      known     shapes of well-known models
+    targets      modules chosen by name             files     files that are whole or absent
 
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.
 """

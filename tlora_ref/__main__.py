@@ -10,6 +10,10 @@ from .shapes import InputError
 
 JOBS = {
     "demo": "check the hand gradients, pretrain on digits, turn the digits, adapt; table and figures",
+    "check": "hand-written gradients against oracles: all of this project's, or a pair of yours",
+    "mutants": "which seeded gradient bugs do gradient checkers find, this project's and others",
+    "count": "numbers a method trains, stores and keeps in the optimizer, on known models or any width",
+    "export": "an adapter file as a LoRA for Hugging Face PEFT",
 }
 
 
@@ -42,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"tlora-ref {args.job}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = {"torch": "torch"}.get(error.name or "", "demo")
+        extra = {"torch": "torch", "mpmath": "test"}.get(error.name or "", "demo")
         print(
             f"tlora-ref {args.job}: this job needs {error.name}; pip install 'tlora_ref[{extra}]'",
             file=sys.stderr,

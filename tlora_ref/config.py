@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
+from .registry import MATRICES as TARGETS
+from .registry import METHODS
 from .shapes import InputError
-
-TARGETS = ("query", "key", "value", "output", "ffn_in", "ffn_out")
-"""The six matrices of an encoder layer, in the order the forward meets them."""
 
 INITS = ("released", "fan_in")
 """Rules for the frozen random factors; init.py has the formulas."""
@@ -68,18 +67,18 @@ class AdapterConfig:
 
     method: str = "tlora"
     rank: int = 8
-    targets: tuple[str, ...] = ("query", "value")
+    targets: tuple[str, ...] | None = None  # None: the method's own, query and value for most
     layers: tuple[int, ...] | None = None
     dropout: float = 0.0
     init: str = "released"
     seed: int = 0
-    lora_alpha: float | None = None  # LoRA's scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
+    lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
 
     def __post_init__(self) -> None:
-        from .registry import METHODS
-
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         _positive(rank=self.rank)
+        if self.targets is None:
+            object.__setattr__(self, "targets", METHODS[self.method].targets)
         _require(
             isinstance(self.targets, tuple) and len(self.targets) > 0 and len(set(self.targets)) == len(self.targets),
             "targets",
@@ -93,6 +92,9 @@ class AdapterConfig:
             "None (all) or a tuple of layer numbers",
         )
         _require(isfinite(self.dropout) and 0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
+        _require(
+            self.dropout == 0 or METHODS[self.method].keep != "", "dropout", self.dropout, f"0: {self.method} has none"
+        )
         _require(self.init in INITS, "init", self.init, f"one of {', '.join(INITS)}")
         _require(_whole(self.seed) and self.seed >= 0, "seed", self.seed, "a whole number, at least 0")
         _require(
@@ -104,7 +106,7 @@ class AdapterConfig:
 
     @property
     def scale(self) -> float:
-        """LoRA's constant s = lora_alpha / rank."""
+        """The constant s = lora_alpha / rank of LoRA and most of its relatives."""
         return 1.0 if self.lora_alpha is None else self.lora_alpha / self.rank
 
 

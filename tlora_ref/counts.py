@@ -1,7 +1,9 @@
-"""Closed forms: how many numbers a method trains, stores, and what the optimizer keeps.
+"""Closed forms: how many numbers a method trains, stores, keeps for the backward, and what the optimizer keeps.
 
 Equation    per adapted matrix:  TLoRA  R^2 + 1   (arXiv 2504.18735, Table 1)     LoRA  R (I + O)
-Checked by  tests/test_counts.py: against the arrays held and against every published figure.
+            kept for the backward by N rows:  TLoRA  N R + R^2      LoRA  N (I + R)
+Checked by  tests/test_counts.py: against the arrays held and against every published figure;
+            tests/test_activations.py: against what autograd keeps and against torch's counter of FLOPs.
 """
 
 from __future__ import annotations
@@ -13,16 +15,54 @@ from .config import AdapterConfig, EncoderConfig
 from .model import Model, adapted_matrices, encoder_shapes
 
 TRAINED = {
-    "tlora": lambda I, O, R: R * R + 1,  # noqa: E741 - the shape letters
-    "lora": lambda I, O, R: R * (I + O),  # noqa: E741
+    "tlora": lambda I, O, R: R * R + 1,
+    "lora": lambda I, O, R: R * (I + O),
+    "lora_fa": lambda I, O, R: R * O,
+    "vera": lambda I, O, R: R + O,
+    "lora_xs": lambda I, O, R: R * R,
+    "dora": lambda I, O, R: R * (I + O) + O,
+    "dora_full": lambda I, O, R: R * (I + O) + O,
+    "edora": lambda I, O, R: R * R + O,
+    "mtlora_shim": lambda I, O, R: R * (I + O) + R * R,
+    "mtlora_icfm": lambda I, O, R: R * (I + O) + R * R,
+    "mtlora_ctcm": lambda I, O, R: R * (I + O) + 2 * R * R,
+    "mtlora_dtsm": lambda I, O, R: R * (I + O) + 2 * R * R,
+    "adapter_h": lambda D, _, R: 2 * D * R + R + D,  # of one block, two blocks a layer
+    "adapter_p": lambda D, _, R: 2 * D * R + R + D,  # of one block, one block a layer
 }
-"""Trained numbers of one adapted (I, O) matrix at rank R."""
+"""Trained numbers of one adapted (I, O) matrix, or of one block of width D, at rank R."""
 
 FROZEN = {
-    "tlora": lambda I, O, R: R * (I + O),  # noqa: E741 - A and C: drawn from a seed, not trained
-    "lora": lambda I, O, R: 0,  # noqa: E741
+    "tlora": lambda I, O, R: R * (I + O),  # A and C, drawn from a seed
+    "lora_fa": lambda I, O, R: R * I,  # A, drawn from a seed
+    "lora_xs": lambda I, O, R: R * (I + O),  # A and C, singular vectors of W0
+    "edora": lambda I, O, R: R * (I + O),
 }
-"""Frozen random numbers that the method adds to one matrix."""
+"""Frozen numbers that a method adds to one matrix; methods not named add none to a matrix."""
+
+ACTIVATIONS = {
+    # u for dB and dalpha, alpha B for dx, the mask of the update
+    "tlora": lambda N, I, O, R, dropout, dx: N * R + dx * R * R + dropout * N * O,
+    # x for dA, scale * u for dB, the mask of x for dx
+    "lora": lambda N, I, O, R, dropout, dx: N * I + N * R + dropout * dx * N * I,
+}
+"""Numbers that by_autograd keeps from the forward of one adapted matrix on N rows, weights apart; ``dx`` is whether
+something below needs the gradient of x. by_hand's caches hold the same but for TLoRA's alpha B, which it multiplies
+again."""
+
+FORWARD_FLOPS = {
+    "tlora": lambda N, I, O, R: 2 * N * (I * O + I * R + R * R + R * O),  # x W0, x A, u B, (u B) C
+    "lora": lambda N, I, O, R: 2 * N * (I * O + I * R + R * O),  # x W0, x A, u B
+}
+"""FLOPs of the matrix products of one adapted matrix on N rows: 2 for each multiplication and its addition."""
+
+BACKWARD_FLOPS = {
+    # g = dy C^T and dB = u^T g;   dx = dy W0^T + g B^T A^T
+    "tlora": lambda N, I, O, R, dx: 2 * N * (R * O + R * R + dx * (I * O + R * R + I * R)),
+    # dB = u^T dy, du = dy B^T and dA = x^T du;   dx = dy W0^T + du A^T
+    "lora": lambda N, I, O, R, dx: 2 * N * (R * O + R * O + I * R + dx * (I * O + I * R)),
+}
+"""The same for the backward."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +90,45 @@ class Counts:
 
 def trained(method: str, matrices: Iterable[tuple[int, int]], rank: int) -> int:
     """Trained numbers of a method on matrices given as (I, O)."""
-    return sum(TRAINED[method](I, O, rank) for I, O in matrices)  # noqa: E741
+    return sum(TRAINED[method](I, O, rank) for I, O in matrices)
 
 
 def frozen(method: str, matrices: Iterable[tuple[int, int]], rank: int) -> int:
-    """Frozen random numbers of a method on matrices given as (I, O)."""
-    return sum(FROZEN[method](I, O, rank) for I, O in matrices)  # noqa: E741
+    """Frozen numbers of a method on matrices given as (I, O). VeRA's pair counts once, at the largest size."""
+    matrices = list(matrices)
+    if method == "vera":
+        return rank * (max(I for I, _ in matrices) + max(O for _, O in matrices))
+    return sum(FROZEN[method](I, O, rank) for I, O in matrices) if method in FROZEN else 0
+
+
+def activations(
+    method: str,
+    rows: int,
+    I: int,
+    O: int,
+    rank: int,
+    dropout: bool = False,
+    dx: bool = True,
+) -> int:
+    """Numbers kept from the forward of one adapted (I, O) matrix for its backward, the weights apart; without
+    ``dx`` nothing below it trains."""
+    return ACTIVATIONS[method](rows, I, O, rank, bool(dropout), bool(dx))
+
+
+def textbook_activations(rows: int, O: int, rank: int, dropout: bool = False) -> int:
+    """The same for TLoRA written alpha * (x A B C): N R + N O (+ N O), for the product with the trained alpha
+    needs the whole update again."""
+    return rows * rank + rows * O + (rows * O if dropout else 0)
+
+
+def forward_flops(method: str, rows: int, I: int, O: int, rank: int) -> int:
+    """FLOPs of the matrix products in the forward of one adapted (I, O) matrix."""
+    return FORWARD_FLOPS[method](rows, I, O, rank)
+
+
+def backward_flops(method: str, rows: int, I: int, O: int, rank: int, dx: bool = True) -> int:
+    """FLOPs of the matrix products in its backward; without ``dx`` nothing below it trains."""
+    return BACKWARD_FLOPS[method](rows, I, O, rank, bool(dx))
 
 
 def _size(shape: tuple[int, ...]) -> int:

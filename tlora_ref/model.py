@@ -19,6 +19,10 @@ from .registry import METHODS
 from .shapes import InputError, ShapeError, check_ids, dtype_name
 
 
+SHARED = "shared"
+"""Where a model keeps the arrays that all adapted matrices share, as in ``shared.A``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """An encoder's arrays, its adapter if it has one, and which arrays are trained.
@@ -80,7 +84,7 @@ class Model:
 
 
 def matrix_shape(config: EncoderConfig, target: str) -> tuple[int, int]:
-    """(I, O) of one of the six matrices of a layer."""
+    """(I, O) of one of the six matrices of a layer; (D, D) of a block."""
     D, F = config.width, config.hidden
     return {"ffn_in": (D, F), "ffn_out": (F, D)}.get(target, (D, D))
 
@@ -111,9 +115,10 @@ def adapted_matrices(config: EncoderConfig, adapter: AdapterConfig) -> dict[str,
 
     Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O).
     """
-    unknown = [t for t in adapter.targets if t not in TARGETS]
+    places = METHODS[adapter.method].places
+    unknown = [t for t in adapter.targets if t not in places]
     if unknown:
-        raise InputError(f"unknown target {unknown[0]!r}, expected some of {', '.join(TARGETS)}")
+        raise InputError(f"unknown target {unknown[0]!r} for {adapter.method}, expected some of {', '.join(places)}")
     layers = range(config.layers) if adapter.layers is None else adapter.layers
     outside = [layer for layer in layers if layer not in range(config.layers)]
     if outside:
@@ -132,9 +137,18 @@ def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[st
 
 
 def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
-    """The adapter's arrays and constants for one matrix, by argument name: {"A_IR": ..., "alpha": ...}."""
+    """The adapter's arrays and constants for one matrix, by argument name: {"A_IR": ..., "alpha": ...}.
+    What all matrices share is cut to this one's size."""
     method = METHODS[model.adapter.method]
-    arrays = {arg.name: model.params[f"{name}.{arg.base}"] for arg in method.arrays}
+    I, O = matrix_shape(model.config, name.rpartition(".")[2])
+    size = {"I": I, "O": O}
+    arrays = {}
+    for arg in method.arrays:
+        if arg.base in method.shared_names:
+            cut = tuple(slice(size.get(letter)) for letter in arg.letters)
+            arrays[arg.name] = model.params[f"{SHARED}.{arg.base}"][cut]
+        else:
+            arrays[arg.name] = model.params[f"{name}.{arg.base}"]
     return arrays | {constant: getattr(model.adapter, constant) for constant in method.constants}
 
 

@@ -2,13 +2,15 @@
 
 Every array in the kernels carries its shape in its name: ``x_NI`` has axes N and I, ``A_IR`` has I and R,
 so ``x_NI @ A_IR`` is (N, R) and reads as its own shape check. A gradient is ``d`` + the name.
-A, B and C are the three matrices of TLoRA and never dimensions.
+A, B and C are the three matrices of TLoRA and never dimensions. The checks read NumPy arrays and tensors alike.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 LETTERS = {
     "N": "rows: examples or tokens. As a first letter it stands for any number of leading axes, also none",
@@ -60,7 +62,7 @@ def bind(op: str, **arrays: Any) -> dict[str, Any]:
         if array is None:
             continue
         letters = split_name(name)[1]
-        shape = getattr(array, "shape", ())
+        shape = tuple(getattr(array, "shape", ()))
         if letters[:1] == "N":
             tail, lead = letters[1:], len(shape) - len(letters) + 1
             fits = lead >= 0
@@ -75,10 +77,36 @@ def bind(op: str, **arrays: Any) -> dict[str, Any]:
                 other = fixed_by[letter]
                 raise ShapeError(
                     f"{op}: {name} has shape {shape}, so {letter} = {size}, "
-                    f"but {other} has shape {arrays[other].shape}, so {letter} = {sizes[letter]}"
+                    f"but {other} has shape {tuple(arrays[other].shape)}, so {letter} = {sizes[letter]}"
                 )
             fixed_by.setdefault(letter, name)
     return sizes
+
+
+def dtype_name(array: Any) -> str:
+    """ "float32", of a NumPy array and of a tensor."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def check_ids(label: str, ids: Any, below: int) -> None:
+    """Raise InputError unless ``ids`` are integers in 0..below-1."""
+    if not dtype_name(ids).startswith(("int", "uint")):
+        raise InputError(f"{label} has dtype {dtype_name(ids)}, expected integers")
+    if 0 not in ids.shape and not (ids.min() >= 0 and ids.max() < below):
+        raise InputError(f"{label} has values from {int(ids.min())} to {int(ids.max())}, expected 0 to {below - 1}")
+
+
+def check_mask(label: str, mask: Any, of: str, array: Any) -> None:
+    """Raise InputError unless ``mask`` holds booleans and broadcasts to ``array``, which is called ``of``."""
+    if dtype_name(mask) != "bool":
+        raise InputError(f"{label} has dtype {dtype_name(mask)}, expected bool: True where an entry takes part")
+    given, wanted = tuple(mask.shape), tuple(array.shape)
+    try:
+        fits = np.broadcast_shapes(given, wanted) == wanted
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ShapeError(f"{label} has shape {given}, which does not broadcast to {of}'s {wanted}")
 
 
 def _spell(letters: str) -> str:

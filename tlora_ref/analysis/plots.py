@@ -38,7 +38,7 @@ def figure(path: Path, rows: int = 1, columns: int = 1, width: float = 6.4, heig
     matplotlib.use("Agg", force=False)
     import matplotlib.pyplot as plt
 
-    from ..jobs.output import write_atomic
+    from ..files import write_atomic
 
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)

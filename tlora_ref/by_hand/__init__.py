@@ -6,6 +6,7 @@ encoder.py   the ops composed; the backward is the forward read upwards
 train.py     AdamW, warm-up and linear decay, the loop
 """
 
+from ..model import Model, unmerge
 from .adapters import (
     lora_delta_w,
     lora_linear_bwd,
@@ -14,7 +15,7 @@ from .adapters import (
     tlora_linear_bwd,
     tlora_linear_fwd,
 )
-from .encoder import Model, encoder_bwd, encoder_fwd, loss_and_grads, merge, unmerge
+from .encoder import encoder_bwd, encoder_fwd, loss_and_grads, merge
 from .train import evaluate, train
 
 __all__ = [

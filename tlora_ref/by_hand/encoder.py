@@ -2,7 +2,7 @@
 
 Equation    e = LN(embed(input) + position)
             per layer:  h = LN(x + output(attention(query(x), key(x), value(x))))
-                        y = LN(h + ffn_out(gelu(ffn_in(h))))
+                        y = LN(h + ffn_out(gelu(ffn_in(h))))    (Houlsby's and Pfeiffer's adapters add f(.) here)
             logits = head(pool(y))                                    (BERT, arXiv 1810.04805, without dropout)
 Twin        by_autograd/encoder.py.
 Checked by  tests/test_encoder.py: every gradient against the complex step and central differences.
@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from ..model import Model
+from ..model import Model, adapter_arguments, check_inputs
 from ..registry import METHODS, OPS
-from ..shapes import InputError, ShapeError
+from ..shapes import InputError
 from .ops import (
     Array,
     Grads,
     attention_bwd,
     attention_fwd,
-    check_ids,
     cross_entropy_bwd,
     cross_entropy_fwd,
     embedding_bwd,
@@ -53,20 +52,13 @@ Keep = Mapping[str, Array]
 # --- one matrix: adapted, trained or frozen ------------------------------------------------------
 
 
-def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
-    """The adapter's arrays and constants for one matrix, by argument name: {"A_IR": ..., "alpha": ...}."""
-    method = METHODS[model.adapter.method]
-    arrays = {arg.name: model.params[f"{name}.{arg.base}"] for arg in method.arrays}
-    return arrays | {constant: getattr(model.adapter, constant) for constant in method.constants}
-
-
 def project_fwd(model: Model, name: str, x_NTI: Array, keep: Keep) -> tuple[Array, Any]:
     """x W + b through the kernel that this matrix needs."""
     W_IO, b_O = model.params[f"{name}.W"], model.params[f"{name}.b"]
     if name in model.adapted:
-        method = METHODS[model.adapter.method]
-        arguments = adapter_arguments(model, name) | {method.keep: keep.get(name)}
-        return OPS[method.op].fwd(x_NTI, W_IO, b_O, **arguments)
+        method, arguments = METHODS[model.adapter.method], adapter_arguments(model, name)
+        norm = {"norm_O": method.column_norm(W_IO, **arguments)} if method.norm else {}
+        return OPS[method.op].fwd(x_NTI, W_IO, b_O, **arguments, **norm, **{method.keep: keep.get(name)})
     return (linear_fwd if model.trained_in(name) else frozen_linear_fwd)(x_NTI, W_IO, b_O)
 
 
@@ -84,16 +76,37 @@ def norm_bwd(model: Model, name: str, dy: Array, cache: Any, grads: Grads, below
     return _collect(model, name, layer_norm_bwd, dy, cache, grads, below)
 
 
-def _collect(model: Model, name: str, bwd: Any, dy: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
+def _collect(
+    model: Model, name: str, bwd: Any, dy: Array, cache: Any, grads: Grads, below: bool, of: str = "x"
+) -> Array | None:
     trained = model.trained_in(name)
-    local = bwd(dy, cache, wrt=trained | {"x"} if below else trained)
-    grads.update({f"{name}.{key}": local[key] for key in trained})
-    return local["x"] if below else None
+    local = bwd(dy, cache, wrt=trained | {of} if below else trained)
+    for key in trained:
+        # an array that the forward uses twice collects both gradients
+        before = grads.get(f"{name}.{key}")
+        grads[f"{name}.{key}"] = local[key] if before is None else before + local[key]
+    return local[of] if below else None
 
 
 def norm_fwd(model: Model, name: str, x_NTD: Array) -> tuple[Array, Any]:
     """LayerNorm with this module's gamma and beta."""
     return layer_norm_fwd(x_NTD, model.params[f"{name}.gamma"], model.params[f"{name}.beta"], model.config.eps)
+
+
+# --- one block: with a bottleneck adapter or without ---------------------------------------------
+
+
+def block_fwd(model: Model, name: str, z_NTD: Array, skip_NTD: Array) -> tuple[Array, Any]:
+    """skip + f(z) with the bottleneck adapter of that name; skip, and no cache, where there is none."""
+    if name not in model.adapted:
+        return skip_NTD, None
+    f_NTD, cache = OPS[METHODS[model.adapter.method].op].fwd(z_NTD, **adapter_arguments(model, name))
+    return skip_NTD + f_NTD, cache
+
+
+def block_bwd(model: Model, name: str, df: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
+    """The adapter's trained gradients into ``grads``; return dz when something ``below`` needs it."""
+    return _collect(model, name, OPS[METHODS[model.adapter.method].op].bwd, df, cache, grads, below, of="z")
 
 
 # --- one layer -----------------------------------------------------------------------------------
@@ -107,52 +120,81 @@ def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: 
     v_NTD, c_value = project_fwd(model, f"{at}.value", x_NTD, keep)
     o_NTD, c_attention = attention_fwd(q_NTD, k_NTD, v_NTD, model.config.heads, mask_NT, model.config.causal)
     a_NTD, c_output = project_fwd(model, f"{at}.output", o_NTD, keep)
-    # h = LN(x + a)
+    # h = LN(x + a),   a + f(a) for a where an adapter sits there
+    a_NTD, c_attn_block = block_fwd(model, f"{at}.attn_block", a_NTD, skip_NTD=a_NTD)
     h_NTD, c_attn_norm = norm_fwd(model, f"{at}.attn_norm", x_NTD + a_NTD)
     # m = ffn_out(gelu(ffn_in(h)))
-    f_NTF, c_ffn_in = project_fwd(model, f"{at}.ffn_in", h_NTD, keep)
-    g_NTF, c_gelu = gelu_fwd(f_NTF)
+    i_NTF, c_ffn_in = project_fwd(model, f"{at}.ffn_in", h_NTD, keep)
+    g_NTF, c_gelu = gelu_fwd(i_NTF)
     m_NTD, c_ffn_out = project_fwd(model, f"{at}.ffn_out", g_NTF, keep)
-    # y = LN(h + m)
-    y_NTD, c_ffn_norm = norm_fwd(model, f"{at}.ffn_norm", h_NTD + m_NTD)
-    attention_caches = (c_query, c_key, c_value, c_attention, c_output, c_attn_norm)
-    return y_NTD, (*attention_caches, c_ffn_in, c_gelu, c_ffn_out, c_ffn_norm)
+    # y = LN(s),   s = h + m,   m + f(m) for m where an adapter sits there
+    m_NTD, c_ffn_block = block_fwd(model, f"{at}.ffn_block", m_NTD, skip_NTD=m_NTD)
+    s_NTD = h_NTD + m_NTD
+    y_NTD, c_ffn_norm = norm_fwd(model, f"{at}.ffn_norm", s_NTD)
+    # y = LN(s + f(LN(s))) where an adapter sits behind the norm
+    s_NTD, c_norm_block = block_fwd(model, f"{at}.norm_block", y_NTD, skip_NTD=s_NTD)
+    c_again = None
+    if c_norm_block is not None:
+        y_NTD, c_again = norm_fwd(model, f"{at}.ffn_norm", s_NTD)
+    attention_caches = (c_query, c_key, c_value, c_attention, c_output, c_attn_block, c_attn_norm)
+    return y_NTD, (*attention_caches, c_ffn_in, c_gelu, c_ffn_out, c_ffn_block, c_ffn_norm, c_norm_block, c_again)
 
 
 def anything_below(model: Model, at: str, need_dx: bool) -> dict[str, bool]:
     """For each module of a layer: does anything under it train, so that it must hand its dx on?"""
     below = dict.fromkeys(("query", "key", "value"), need_dx)
     need = need_dx or any(model.trained_in(f"{at}.{m}") for m in below)
-    for module in ("output", "attn_norm", "ffn_in", "ffn_out", "ffn_norm"):
+    for module in ("output", "attn_block", "attn_norm", "ffn_in", "ffn_out", "ffn_block", "ffn_norm", "norm_block"):
         below[module] = need
         need = need or bool(model.trained_in(f"{at}.{module}"))
-    return below
+    return below | {"again": need}
 
 
 def layer_bwd(model: Model, at: str, dy_NTD: Array, cache: Any, grads: Grads, need_dx: bool) -> Array | None:
     """The layer read upwards. Fills ``grads``; returns dx (N, T, D) if asked for and stops early if not."""
-    c_query, c_key, c_value, c_attention, c_output, c_attn_norm, c_ffn_in, c_gelu, c_ffn_out, c_ffn_norm = cache
+    c_query, c_key, c_value, c_attention, c_output, c_attn_block, c_attn_norm, *cache = cache
+    c_ffn_in, c_gelu, c_ffn_out, c_ffn_block, c_ffn_norm, c_norm_block, c_again = cache
     below = anything_below(model, at, need_dx)
-    # y = LN(h + m)
-    dsum_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c_ffn_norm, grads, below["ffn_norm"])
+    # y = LN(s + f(LN(s))) where an adapter sits behind the norm: s reaches y twice
+    dskip_NTD = None
+    if c_again is not None:
+        dskip_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c_again, grads, below["again"])
+        if not below["again"]:
+            return None
+        dy_NTD = block_bwd(model, f"{at}.norm_block", dskip_NTD, c_norm_block, grads, below["norm_block"])
+        if not below["norm_block"]:
+            return None
+    # y = LN(s),   s = h + m
+    ds_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c_ffn_norm, grads, below["ffn_norm"])
     if not below["ffn_norm"]:
         return None
+    ds_NTD = dm_NTD = ds_NTD if dskip_NTD is None else ds_NTD + dskip_NTD
+    if c_ffn_block is not None:
+        df_NTD = block_bwd(model, f"{at}.ffn_block", ds_NTD, c_ffn_block, grads, below["ffn_block"])
+        if not below["ffn_block"]:
+            return None
+        dm_NTD = ds_NTD + df_NTD
     # m = ffn_out(gelu(ffn_in(h)))
-    dg_NTF = project_bwd(model, f"{at}.ffn_out", dsum_NTD, c_ffn_out, grads, below["ffn_out"])
+    dg_NTF = project_bwd(model, f"{at}.ffn_out", dm_NTD, c_ffn_out, grads, below["ffn_out"])
     if not below["ffn_out"]:
         return None
-    df_NTF = gelu_bwd(dg_NTF, c_gelu)["x"]
-    dffn_NTD = project_bwd(model, f"{at}.ffn_in", df_NTF, c_ffn_in, grads, below["ffn_in"])
+    di_NTF = gelu_bwd(dg_NTF, c_gelu)["x"]
+    dffn_NTD = project_bwd(model, f"{at}.ffn_in", di_NTF, c_ffn_in, grads, below["ffn_in"])
     if not below["ffn_in"]:
         return None
     # h reaches y twice: through the residual and through the feed-forward block
-    dh_NTD = dsum_NTD + dffn_NTD
+    dh_NTD = ds_NTD + dffn_NTD
     # h = LN(x + a)
-    dsum_NTD = norm_bwd(model, f"{at}.attn_norm", dh_NTD, c_attn_norm, grads, below["attn_norm"])
+    dsum_NTD = da_NTD = norm_bwd(model, f"{at}.attn_norm", dh_NTD, c_attn_norm, grads, below["attn_norm"])
     if not below["attn_norm"]:
         return None
+    if c_attn_block is not None:
+        df_NTD = block_bwd(model, f"{at}.attn_block", dsum_NTD, c_attn_block, grads, below["attn_block"])
+        if not below["attn_block"]:
+            return None
+        da_NTD = dsum_NTD + df_NTD
     # a = output(attention(query(x), key(x), value(x)))
-    do_NTD = project_bwd(model, f"{at}.output", dsum_NTD, c_output, grads, below["output"])
+    do_NTD = project_bwd(model, f"{at}.output", da_NTD, c_output, grads, below["output"])
     if not below["output"]:
         return None
     inputs = (("q", "query", c_query), ("k", "key", c_key), ("v", "value", c_value))
@@ -167,23 +209,6 @@ def layer_bwd(model: Model, at: str, dy_NTD: Array, cache: Any, grads: Grads, ne
 
 
 # --- the whole encoder ---------------------------------------------------------------------------
-
-
-def check_inputs(model: Model, inputs: Array, mask_NT: Array | None) -> None:
-    """Raise InputError or ShapeError unless ``inputs`` (N, T) ids or (N, T, I) numbers fit the encoder."""
-    config = model.config
-    expected = "(N, T)" if config.vocab else f"(N, T, {config.features})"
-    axes_fit = inputs.ndim == 2 if config.vocab else inputs.ndim == 3 and inputs.shape[2] == config.features
-    if not axes_fit:
-        raise ShapeError(f"encoder: inputs have shape {inputs.shape}, expected {expected}")
-    if not 1 <= inputs.shape[1] <= config.time:
-        raise ShapeError(f"encoder: inputs have shape {inputs.shape}, T must be 1 to {config.time}")
-    if config.vocab:
-        check_ids("encoder: inputs", inputs, config.vocab)
-    if mask_NT is not None and (mask_NT.shape != inputs.shape[:2] or mask_NT.dtype != bool):
-        raise ShapeError(
-            f"encoder: mask has shape {mask_NT.shape} and dtype {mask_NT.dtype}, expected {inputs.shape[:2]} and bool"
-        )
 
 
 def encoder_fwd(
@@ -263,20 +288,14 @@ def delta_w(model: Model, name: str) -> Array:
 def merge(model: Model) -> Model:
     """A model whose adapted matrices are W0 + dW and run as plain linear layers, equal in evaluation.
 
-    Out of place: the given model is unchanged, and the new one keeps the original W0 for ``unmerge``.
+    Out of place: the given model is unchanged, and the new one keeps the original W0 for ``model.unmerge``.
     """
     if model.adapter is None:
         raise InputError("nothing to merge: the model has no adapter")
     if model.merged:
         raise InputError("the adapter is already merged")
+    if not METHODS[model.adapter.method].mergeable:
+        raise InputError(f"{model.adapter.method} cannot be merged: no weight W0 + dW does what it does")
     originals = {name: model.params[f"{name}.W"] for name in model.adapted}
     updates = {f"{name}.W": W0_IO + delta_w(model, name) for name, W0_IO in originals.items()}
     return replace(model.with_params(updates), merged=originals)
-
-
-def unmerge(model: Model) -> Model:
-    """The model before ``merge``, its weights bit for bit."""
-    if not model.merged:
-        raise InputError("nothing to unmerge: no adapter is merged")
-    originals = {f"{name}.W": W0_IO for name, W0_IO in model.merged.items()}
-    return replace(model.with_params(originals), merged={})

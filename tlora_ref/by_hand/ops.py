@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.special import erfc
 
-from ..shapes import InputError, ShapeError, bind
+from ..shapes import InputError, ShapeError, bind, check_ids, check_mask
 
 Array = np.ndarray
 Cache = tuple[Any, ...]
@@ -37,17 +37,6 @@ def wanted(wrt: Collection[str] | None, *names: str) -> frozenset[str]:
     if surplus:
         raise InputError(f"no gradient with respect to {', '.join(surplus)}; there are {', '.join(names)}")
     return frozenset(wrt)
-
-
-def _broadcasts(label: str, mask: Array, of: str, array: Array) -> None:
-    if mask.dtype != bool:
-        raise InputError(f"{label} has dtype {mask.dtype}, expected bool: True where an entry takes part")
-    try:
-        fits = np.broadcast_shapes(mask.shape, array.shape) == array.shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ShapeError(f"{label} has shape {mask.shape}, which does not broadcast to {of}'s {array.shape}")
 
 
 def rows(a_NX: Array) -> Array:
@@ -177,7 +166,7 @@ def softmax_fwd(x_NV: Array, mask_NV: Array | None = None) -> tuple[Array, Cache
         e_NV = np.exp(x_NV - x_NV.real.max(axis=-1, keepdims=True))
         p_NV = e_NV / e_NV.sum(axis=-1, keepdims=True)
         return p_NV, (p_NV,)
-    _broadcasts("softmax: mask_NV", mask_NV, "x_NV", x_NV)
+    check_mask("softmax: mask_NV", mask_NV, "x_NV", x_NV)
     shift_N1 = np.where(mask_NV, x_NV.real, -np.inf).max(axis=-1, keepdims=True)
     shift_N1 = np.where(np.isfinite(shift_N1), shift_N1, 0)
     e_NV = np.where(mask_NV, np.exp(np.where(mask_NV, x_NV - shift_N1, 0)), 0)
@@ -279,14 +268,6 @@ def embedding_bwd(dout_ND: Array, cache: Cache, wrt: Collection[str] | None = No
         np.add.at(dW_VD, ids_N.reshape(-1), rows(dout_ND))
         grads["W"] = dW_VD
     return grads
-
-
-def check_ids(label: str, ids: Array, below: int) -> None:
-    """Raise InputError unless ``ids`` are integers in 0..below-1."""
-    if not np.issubdtype(np.asarray(ids).dtype, np.integer):
-        raise InputError(f"{label} has dtype {np.asarray(ids).dtype}, expected integers")
-    if np.size(ids) and not (np.min(ids) >= 0 and np.max(ids) < below):
-        raise InputError(f"{label} has values from {np.min(ids)} to {np.max(ids)}, expected 0 to {below - 1}")
 
 
 # --- pooling: one vector per sequence ------------------------------------------------------------

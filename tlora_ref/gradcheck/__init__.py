@@ -1,8 +1,36 @@
-"""Verification of hand-written gradients.
+"""Verification of hand-written gradients, of this project's kernels and of anyone's function.
 
-oracles.py   gradients from function values alone: complex step, central differences
+checker.py      check(fn, vjp, inputs): a verdict per array, and the protocol every gradient keeps
+report.py       what a check found, as text, HTML and JSON
+oracles.py      derivatives from function values alone: complex step, differences, fractions, 50 digits
+scenarios.py    the points that together expose what one random point hides
+torch_check.py  check_torch(fn_or_module, inputs): the same for torch
+suite.py        every kernel and the encoder's loss, by every oracle, over every scenario
 """
 
-from .oracles import central_gradient, complex_step_gradient, relative_error
+from typing import Any
 
-__all__ = ["central_gradient", "complex_step_gradient", "relative_error"]
+from .checker import check
+from .oracles import ORACLES, OracleError, central_gradient, complex_step_gradient, relative_error
+from .report import GradientError, Report, Row
+
+__all__ = [
+    "ORACLES",
+    "GradientError",
+    "OracleError",
+    "Report",
+    "Row",
+    "central_gradient",
+    "check",
+    "check_torch",
+    "complex_step_gradient",
+    "relative_error",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "check_torch":  # the only name here that needs torch
+        from .torch_check import check_torch
+
+        return check_torch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,47 +1,220 @@
-"""Gradients from function values alone, to hold hand-written ones against.
+"""Derivatives from function values alone, to hold hand-written gradients against.
 
-complex step   df/dx_i = Im f(x + i h e_i) / h: no subtraction, so h can be tiny and the result is exact to
-               rounding (Squire and Trapp, Using complex variables to estimate derivatives of real functions,
-               SIAM Review 40(1), 1998).
-central        df/dx_i = (f(x + h e_i) - f(x - h e_i)) / 2h: truncation h^2 against cancellation 1/h.
+Every oracle differentiates along a line, t -> f(x + t v), at t = 0:
+
+complex      Im f(x + i h v) / h: no subtraction, so h can be 1e-30 and the result is exact to rounding
+             (Squire and Trapp, Using complex variables to estimate derivatives of real functions, SIAM
+             Review 40(1), 1998). Silently wrong through abs, conj, np.var, np.linalg.norm, astype(float).
+central      (f(x + h v) - f(x - h v)) / 2h: truncation h^2 against cancellation 1/h.
+richardson   central differences at twelve steps, extrapolated to h = 0; the entry of the tableau that agrees
+             best with its neighbours is taken, and their distance is its own estimate of its error
+             (Richardson, Phil. Trans. A 210, 1911; the adaptive choice is Ridders, Accurate computation of
+             F'(x) and F'(x)F''(x), Advances in Engineering Software 4(2), 1982).
+exact        central differences in fractions.Fraction. What is linear or quadratic in t, and every kernel of
+             + and * is along one array, has no third derivative, so its central difference has no truncation
+             error at any step: the result is the derivative, and equality is ``==``.
+mpmath       central differences in 50-digit arithmetic, to settle disputes.
+
+torch        all gradients at once by torch's autograd, from the twin of a kernel in by_autograd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from ..shapes import InputError
+from .arithmetic import DIGITS, to_fractions, to_mpmath
 
 Array = np.ndarray
 
 
-def complex_step_gradient(f: Callable[[Array], Array], x: Array, h: float = 1e-30) -> Array:
-    """Gradient (shape of x) of a scalar f, which must carry complex128 through.
+class OracleError(InputError):
+    """The oracle cannot differentiate this function; nothing is said about the gradient."""
 
-    Raises InputError when f returns a real number: somewhere it dropped the imaginary part.
+
+@dataclass(frozen=True)
+class Line:
+    """t -> <cotangent, f(x + t v)>, one number per cotangent: a function seen along one line.
+
+    ``v`` has entries near ``unit`` times one, so that steps can be chosen as pure numbers.
     """
-    gradient = np.empty(x.shape)
+
+    f: Callable[[Mapping[str, Any]], Sequence[Array]]  # inputs by name -> outputs
+    inputs: Mapping[str, Any]
+    v: Mapping[str, Array]
+    cotangents: Sequence[Sequence[Array]]
+    unit: float = 1.0
+
+    def __call__(self, t: Any) -> Array:
+        # v first: an ndarray knows how to multiply by a Fraction or an mpf, they do not know how to by it
+        moved = {name: _like(self.inputs[name] + v * t, self.inputs[name]) for name, v in self.v.items()}
+        outs = self.f({**self.inputs, **moved})
+        return np.array([sum((g * out).sum() for g, out in zip(gs, outs, strict=True)) for gs in self.cotangents])
+
+
+Derivative = Callable[[Any], "tuple[Array, float]"]
+"""Line -> (one derivative per cotangent, how far they may be off by the method's own account)."""
+
+
+def complex_step(line: Line, h: float = 1e-30) -> tuple[Array, float]:
+    """Raises OracleError where f does not take complex128, discards the imaginary part or returns a real."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            values = line(1j * h)
+    except Exception as error:
+        raise OracleError(f"the complex step needs fn to carry complex128: {spell(error)}") from error
+    if not np.iscomplexobj(values):
+        raise OracleError("the complex step needs fn to carry complex128, and it returned a real result")
+    return values.imag / h, 0.0
+
+
+def central(line: Line, h: float = 1e-5) -> tuple[Array, float]:
+    """The estimate of the error is that of cancellation alone."""
+    h = h * line.unit
+    up, down = line(h), line(-h)
+    return (up - down) / (2 * h), float(np.finfo(float).eps * np.abs(up).max(initial=0.0) / h)
+
+
+def richardson(line: Line, levels: int = 12, columns: int = 6) -> tuple[Array, float]:
+    """Steps from 0.1 units downwards by factors of two."""
+    best, off, above = None, np.inf, []
+    for level in range(levels):
+        h = 0.1 * line.unit / 2**level
+        with np.errstate(all="ignore"):  # the first steps may leave the domain of f
+            up, down = line(h), line(-h)
+        rounding = float(np.finfo(float).eps * np.abs(up).max(initial=0.0) / h)
+        # T[j, k] = T[j, k-1] + (T[j, k-1] - T[j-1, k-1]) / (4^k - 1) removes the term in h^(2k)
+        row = [(up - down) / (2 * h)]
+        for k, upper in enumerate(above[: columns - 1], 1):
+            row.append(row[-1] + (row[-1] - upper) / (4**k - 1))
+            distance = np.maximum(np.abs(row[k] - row[k - 1]), np.abs(row[k] - upper)).max(initial=0.0)
+            if distance + rounding < off:
+                best, off = row[k], float(distance + rounding)
+        above = row
+    if best is None:
+        raise OracleError("differences did not converge: fn is not finite around the point")
+    return best, off
+
+
+def exact(line: Line) -> tuple[Array, float]:
+    """Raises OracleError where f leaves the fractions, or is of a higher degree than two along the line."""
+    try:
+        at = {t: line(Fraction(t)) for t in (-2, -1, 1, 2)}
+    except Exception as error:
+        raise OracleError(f"exact arithmetic needs fn to use + and * only: {spell(error)}") from error
+    if not all(isinstance(value, (Fraction, int)) for values in at.values() for value in values):
+        raise OracleError("exact arithmetic needs fn to use + and * only, and it left the fractions")
+    near, far = (at[1] - at[-1]) / 2, (at[2] - at[-2]) / 4
+    if (near != far).any():
+        raise OracleError("fn is not linear or quadratic along the array: its central difference is not exact")
+    return near, 0.0
+
+
+def in_mpmath(line: Line) -> tuple[Array, float]:
+    """Raises OracleError where f calls what has no 50-digit version here."""
+    import mpmath
+
+    try:
+        with mpmath.workdps(DIGITS):
+            h = mpmath.mpf(10) ** -17 * line.unit
+            return ((line(h) - line(-h)) / (2 * h)).astype(float), 0.0
+    except Exception as error:
+        raise OracleError(f"fn does not run in mpmath: {spell(error)}") from error
+
+
+def _like(value: Any, given: Array) -> Array:
+    """NumPy turns an array without axes into a scalar; this turns it back."""
+    return value if isinstance(value, np.ndarray) else np.asarray(value).view(type(given))
+
+
+def spell(error: BaseException) -> str:
+    """ "ValueError: what it says", on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+# --- the oracles by name -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """How to differentiate along a line, in which numbers, and how close a right gradient comes.
+
+    ``gradients``, where there is one, gives all gradients at once, (inputs, wrt, cotangents) -> one dictionary
+    per cotangent, and is used instead of lines.
+    """
+
+    name: str
+    derivative: Derivative | None
+    rtol: float
+    atol: float
+    lift: Callable[[Any], Any] = lambda value: value
+    gradients: Callable[..., Sequence[Mapping[str, Array]]] | None = None
+
+
+def torch_oracle(twin: Callable[..., Any]) -> Oracle:
+    """All gradients by torch's autograd, from a function of tensors with fn's arguments and outputs."""
+
+    def gradients(inputs: Mapping[str, Any], wrt: Sequence[str], cotangents: Any) -> list[dict[str, Array]]:
+        import torch
+
+        tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+        leaves = [tensors[name].requires_grad_() for name in wrt]
+        out = twin(**tensors)
+        outs = (
+            list(out.values()) if isinstance(out, Mapping) else list(out) if isinstance(out, (tuple, list)) else [out]
+        )
+        found = []
+        for cotangent in cotangents:
+            seeds = [torch.tensor(g) for g in cotangent]
+            grads = torch.autograd.grad(outs, leaves, seeds, retain_graph=True, allow_unused=True)
+            pairs = zip(wrt, leaves, grads, strict=True)
+            found.append({name: (torch.zeros_like(x) if g is None else g).detach().numpy() for name, x, g in pairs})
+        return found
+
+    return Oracle("torch", None, 1e-11, 1e-13, gradients=gradients)
+
+
+ORACLES = {
+    oracle.name: oracle
+    for oracle in (
+        Oracle("complex", complex_step, 1e-11, 1e-13),
+        Oracle("exact", exact, 0.0, 0.0, to_fractions),
+        Oracle("richardson", richardson, 1e-8, 1e-10),
+        Oracle("central", central, 1e-6, 1e-8),
+        Oracle("mpmath", in_mpmath, 1e-11, 1e-13, to_mpmath),
+    )
+}
+
+
+# --- whole gradients of a scalar function --------------------------------------------------------
+
+
+def gradient(derivative: Derivative, f: Callable[[Array], Array], x: Array) -> Array:
+    """The gradient (shape of x) of a scalar f, one entry at a time."""
+    result = np.empty(x.shape)
     for index in np.ndindex(x.shape):
-        shifted = np.array(x, dtype=complex)
-        shifted[index] += 1j * h
-        value = np.asarray(f(shifted))
-        if not np.iscomplexobj(value):
-            raise InputError("the complex step needs a function that keeps complex128, and this one returned a real")
-        gradient[index] = value.imag / h
-    return gradient
+        v = np.zeros(x.shape)
+        v[index] = 1
+        line = Line(lambda inputs: [np.asarray(f(inputs["x"]))], {"x": x}, {"x": v}, [[np.ones(())]])
+        result[index] = derivative(line)[0][0]
+    return result
 
 
-def central_gradient(f: Callable[[Array], Array], x: Array, h: float = 1e-5) -> Array:
+def complex_step_gradient(f: Callable[[Array], Array], x: Array) -> Array:
+    """Gradient (shape of x) of a scalar f, which must carry complex128 through. Raises OracleError if not."""
+    return gradient(complex_step, f, x)
+
+
+def central_gradient(f: Callable[[Array], Array], x: Array) -> Array:
     """Gradient (shape of x) of a scalar f by central differences in float64."""
-    gradient = np.empty(x.shape)
-    for index in np.ndindex(x.shape):
-        up, down = np.array(x), np.array(x)
-        up[index] += h
-        down[index] -= h
-        gradient[index] = (f(up) - f(down)) / (2 * h)
-    return gradient
+    return gradient(central, f, x)
 
 
 def relative_error(value: Array, truth: Array) -> float:

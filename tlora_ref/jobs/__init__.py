@@ -1,6 +1,10 @@
 """What ``python -m tlora_ref JOB`` runs: one file per job, with ``add_arguments(parser)`` and ``run(args)``.
 
 demo.py    the main job: hand gradients, pretrain, shift, adapt
+check.py   hand-written gradients against oracles, ours or yours
+rooms.py   the choice of room: by_hand or by_autograd
 runs.py    many training runs on all cores, with progress
-output.py  output folders, tables, atomic files
+output.py  output folders, result files, tables
+count.py   what a method trains and stores on known models
+export.py  an adapter file as a LoRA for Hugging Face PEFT
 """

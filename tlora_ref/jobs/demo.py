@@ -6,6 +6,8 @@
 4. Adapt to the shifted digits: the head only, TLoRA at three ranks, LoRA at two, everything. Every method
    gets the same search over learning rates, on validation images; accuracies are on test images.
 5. One table, as text, JSON and CSV, and figures.
+
+Steps 2 to 4 are by hand, or in PyTorch with --room by_autograd: the same draws, the same table.
 """
 
 from __future__ import annotations
@@ -27,10 +29,17 @@ from ..init import attach, init_encoder
 from ..model import Model, encoder_shapes
 from ..shapes import InputError
 from .output import output_folder, size, table, write_csv, write_json
+from .rooms import ByAutograd, Room, add_room_arguments, chosen_room
 
 ENCODER = EncoderConfig(width=32, layers=2, heads=4, hidden=64, time=8, features=8, classes=10)
 PRETRAIN = TrainConfig(epochs=32, batch_size=64, lr=3e-3)
 LEARNING_RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+ORACLES = {
+    "central": ("central difference", 1e-6),
+    "complex_step": ("complex step", 1e-11),
+    "autograd": ("autograd", 1e-11),
+}
+"""What a right gradient is held against: its title, and the largest error it leaves."""
 SEARCH_SHARE = 0.4
 """How long a run of the learning-rate search is, of a full run's epochs."""
 
@@ -41,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=16, help="TLoRA's middle rank; half and twice it run too (16)")
     parser.add_argument("--seeds", type=int, default=5, help="runs per method (5)")
     parser.add_argument("--quick", action="store_true", help="fewer epochs, two seeds, two learning rates")
+    add_room_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
     parser.add_argument("--out", default="out/demo", help="folder for results and figures (out/demo)")
 
@@ -84,8 +94,9 @@ def ways(rank: int) -> list[Way]:
 # --- 1. the gradients ----------------------------------------------------------------------------
 
 
-def gradient_table(seed: int = 0) -> list[dict[str, Any]]:
-    """Hand gradients of a small encoder's loss against two oracles, in float64, by group of arrays.
+def gradient_table(room: Room, seed: int = 0) -> list[dict[str, Any]]:
+    """Hand gradients of a small encoder's loss against two oracles, in float64, by group of arrays; and against
+    autograd's if that is the room.
 
     The point is a generic one: at B = 0 and alpha = 1 most mistakes in an adapter's gradient do not show.
     """
@@ -97,12 +108,15 @@ def gradient_table(seed: int = 0) -> list[dict[str, Any]]:
     model = attach(
         init_encoder(config, seed, np.float64), AdapterConfig(rank=2, targets=("query", "value"), layers=(1,))
     )
-    model = model.with_params({n: a + 0.3 * rng.standard_normal(a.shape) for n, a in model.params.items()})
+    model = model.with_params({n: np.asarray(a + 0.3 * rng.standard_normal(a.shape)) for n, a in model.params.items()})
     adapted = {f"{name}.{local}" for name in model.adapted for local in ("W", "b")}
     model = model.training(set(model.params) - adapted - {n for n in model.params if n.endswith((".A", ".C"))})
     x_NTI, labels_N = rng.standard_normal((3, 4, 3)), np.array([0, 2, 1])
     mask_NT = np.array([[True] * 4, [True, True, True, False], [True, False, True, True]])
     _, grads, _ = loss_and_grads(model, x_NTI, labels_N, mask_NT)
+    others = {}
+    if isinstance(room, ByAutograd):
+        others["autograd"] = room.gradients(model, x_NTI, labels_N, mask_NT)
 
     # error over the largest entry of a group: the key's bias alone has a gradient that is zero by symmetry
     groups: dict[str, list[list[np.ndarray]]] = {}
@@ -112,12 +126,14 @@ def gradient_table(seed: int = 0) -> list[dict[str, Any]]:
             logits, _ = encoder_fwd(model.with_params({name: array}), x_NTI, mask_NT)
             return cross_entropy_fwd(logits, labels_N)[0]
 
-        three = grads[name], central_gradient(loss, model.params[name]), complex_step_gradient(loss, model.params[name])
-        groups.setdefault(_group(name), []).append([g.ravel() for g in three])
+        found = [grads[name], central_gradient(loss, model.params[name])]
+        found += [complex_step_gradient(loss, model.params[name]), *(g[name] for g in others.values())]
+        groups.setdefault(_group(name), []).append([g.ravel() for g in found])
     table = []
     for group, arrays in groups.items():
-        hand, central, complex_step = (np.concatenate(found) for found in zip(*arrays, strict=True))
-        errors = {"central": relative_error(hand, central), "complex_step": relative_error(hand, complex_step)}
+        hand, *oracles = (np.concatenate(found) for found in zip(*arrays, strict=True))
+        names = ("central", "complex_step", *others)
+        errors = {name: relative_error(hand, oracle) for name, oracle in zip(names, oracles, strict=True)}
         table.append({"arrays": group, "numbers": hand.size, **errors})
     return table
 
@@ -137,17 +153,15 @@ def _group(name: str) -> str:
 # --- 2 to 4. pretrain, shift, adapt --------------------------------------------------------------
 
 
-def adapt(shared: tuple[Model, dict[str, Part]], task: tuple[Way, float, int, int, str]) -> dict[str, Any]:
+def adapt(shared: tuple[Room, Model, dict[str, Part]], task: tuple[Way, float, int, int, str]) -> dict[str, Any]:
     """One run: a way at a learning rate, seed and number of epochs; accuracy on a part of the data."""
-    from ..by_hand import evaluate, train
-
-    (base, parts), (way, lr, seed, epochs, part) = shared, task
+    (room, base, parts), (way, lr, seed, epochs, part) = shared, task
     start = time.perf_counter()
     config = TrainConfig(epochs=epochs, batch_size=64, lr=lr, seed=seed)
-    model, history = train(way.prepare(base, seed), parts["train"].x, parts["train"].y, config)
+    model, history = room.train(way.prepare(base, seed), parts["train"].x, parts["train"].y, config)
     seconds = time.perf_counter() - start
     trained = {name: model.params[name] for name in model.trained}
-    accuracy = evaluate(model, parts[part].x, parts[part].y)[1]
+    accuracy = room.evaluate(model, parts[part].x, parts[part].y)[1]
     return {"accuracy": accuracy, "seconds": seconds, "history": asdict(history), "trained": trained}
 
 
@@ -155,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the job; 0 if the hand gradients agree with the oracles, 1 if not."""
     if args.seeds < 1:
         raise InputError(f"--seeds is {args.seeds}, expected at least 1")
-    chosen = ways(args.rank)
+    chosen, room = ways(args.rank), chosen_room(args)
     shifted, upright = load_digits(args.shift), load_digits("none")
     from ..analysis import plots
 
@@ -164,14 +178,16 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
-    gradients = gradient_table()
+    gradients = gradient_table(room)
     say("Hand-written gradients of a small encoder in float64: largest error, relative to the largest entry")
-    rows = [[g["arrays"], str(g["numbers"]), f"{g['central']:.0e}", f"{g['complex_step']:.0e}"] for g in gradients]
-    say(table(["arrays", "numbers", "central difference", "complex step"], rows))
-    right = all(g["central"] < 1e-6 and g["complex_step"] < 1e-11 for g in gradients)
+    oracles = [name for name in ORACLES if name in gradients[0]]
+    rows = [[g["arrays"], str(g["numbers"]), *(f"{g[name]:.0e}" for name in oracles)] for g in gradients]
+    say(table(["arrays", "numbers", *(ORACLES[name][0] for name in oracles)], rows))
+    right = all(g[name] < ORACLES[name][1] for g in gradients for name in oracles)
 
-    results = experiment(args, chosen, upright, shifted, say)
-    report = {"job": "demo", "shift": args.shift, "quick": args.quick, "seeds": results["seeds"],
+    results = experiment(args, room, chosen, upright, shifted, say)
+    report = {"job": "demo", "room": room.name, "device": room.device, "shift": args.shift,
+              "quick": args.quick, "seeds": results["seeds"],
               "gradients": gradients, "base": results["base"], "methods": results["rows"]}  # fmt: skip
     write_json(folder / "demo.json", report)
     write_csv(folder / "demo.csv", results["rows"])
@@ -189,9 +205,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if right else 1
 
 
-def experiment(args: Any, chosen: list[Way], upright: Any, shifted: Any, say: Any) -> dict[str, Any]:
+def experiment(args: Any, room: Room, chosen: list[Way], upright: Any, shifted: Any, say: Any) -> dict[str, Any]:
     """Pretrain, show that attaching changes nothing, search learning rates, run every seed."""
-    from ..by_hand import encoder_fwd, evaluate, train
     from ..counts import count, held
     from .runs import one_thread, run_all
 
@@ -201,13 +216,13 @@ def experiment(args: Any, chosen: list[Way], upright: Any, shifted: Any, say: An
 
     with one_thread():
         config = TrainConfig(epochs=pretrain_epochs, batch_size=PRETRAIN.batch_size, lr=PRETRAIN.lr)
-        base, _ = train(init_encoder(ENCODER), upright["train"].x, upright["train"].y, config)
+        base, _ = room.train(init_encoder(ENCODER), upright["train"].x, upright["train"].y, config)
         base_accuracy = {
-            name: evaluate(base, parts["test"].x, parts["test"].y)[1]
+            name: room.evaluate(base, parts["test"].x, parts["test"].y)[1]
             for name, parts in (("upright", upright), ("shifted", shifted))
         }
-        before, _ = encoder_fwd(base, shifted["test"].x)
-        after, _ = encoder_fwd(attach(base, AdapterConfig(rank=args.rank)), shifted["test"].x)
+        before = room.logits(base, shifted["test"].x)
+        after = room.logits(attach(base, AdapterConfig(rank=args.rank)), shifted["test"].x)
     changed = float(np.abs(after - before).max())
     say(f"\nBase, {count(ENCODER, None).base:,} numbers, pretrained on {len(upright['train'].y):,} upright digits: "
         f"test accuracy {base_accuracy['upright']:.3f}; "
@@ -215,7 +230,7 @@ def experiment(args: Any, chosen: list[Way], upright: Any, shifted: Any, say: An
     say(f"TLoRA attached, nothing trained yet: the logits change by {changed}.\n")
 
     adapting = [way for way in chosen if way.kind != "nothing"]
-    shared = (base, shifted)
+    shared = (room, base, shifted)
     short = max(1, round(SEARCH_SHARE * epochs))
     search = [(way, lr, 0, short, "validation") for way in adapting for lr in rates]
     found = dict(zip(search, run_all(adapt, shared, search, "learning rates"), strict=True))
@@ -242,11 +257,11 @@ def experiment(args: Any, chosen: list[Way], upright: Any, shifted: Any, say: An
         histories[way.label] = [r["history"] for r in runs]
         if runs:
             model = model.with_params(runs[0]["trained"])
-        examples[way.label] = encoder_fwd(model, shifted["test"].x)[0].argmax(axis=-1)
+        examples[way.label] = room.logits(model, shifted["test"].x).argmax(axis=-1)
     return {"rows": rows, "histories": histories, "predictions": examples, "base": base_accuracy, "seeds": seeds,
             "upright": upright["test"], "shifted": shifted["test"], "learning_rates": list(rates),
             "middle": f"TLoRA r={args.rank}",
-            "upright_predictions": encoder_fwd(base, upright["test"].x)[0].argmax(axis=-1)}  # fmt: skip
+            "upright_predictions": room.logits(base, upright["test"].x).argmax(axis=-1)}  # fmt: skip
 
 
 def results_table(rows: list[dict[str, Any]]) -> str:

@@ -1,16 +1,16 @@
-"""Output folders, text tables, and files that are whole or absent."""
+"""Output folders, result files and text tables."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import write_atomic
 from ..shapes import InputError
 
 
@@ -24,22 +24,6 @@ def output_folder(path: str) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
     return folder
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write the file whole: a temporary file beside it, fsync, rename. An interruption leaves the old one."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:

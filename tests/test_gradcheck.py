@@ -1,0 +1,627 @@
+"""The checker, and above all that it fails when it should: every verdict, every protocol check, every hint."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import erfc
+from strategies import cases
+
+from tlora_ref import InputError
+from tlora_ref.gradcheck import ORACLES, GradientError, check
+from tlora_ref.gradcheck.arithmetic import DIGITS, to_fractions, to_mpmath
+from tlora_ref.gradcheck.oracles import Line, OracleError, central, complex_step, exact, gradient, in_mpmath, richardson
+from tlora_ref.gradcheck.point import PROTOCOL
+from tlora_ref.gradcheck.scenarios import DIFFERENT, SQUARE, draw_case, encoder_loss, scenarios
+from tlora_ref.registry import OPS
+
+TLORA = OPS["tlora_linear"]
+
+
+def point(size=DIFFERENT, lead=(5,), **changes):
+    args = draw_case(TLORA, 0, lead, size, generic=True).args
+    return {**args, **{k: np.asarray(v, dtype=float) for k, v in changes.items()}}
+
+
+def tampered(change):
+    """TLoRA's backward with ``change(grads, cache)`` made to what it returns."""
+
+    def bwd(dy, cache):
+        grads = TLORA.bwd(dy, cache)
+        change(grads, cache)
+        return grads
+
+    return bwd
+
+
+def tlora(change, inputs=None, **options):
+    return check(TLORA.fwd, tampered(change), point() if inputs is None else inputs, **options)
+
+
+def row(report, name):
+    return next(r for r in report.rows if r.array == name)
+
+
+def protocol(report):
+    return {p.name: p for p in report.protocol}
+
+
+# --- right gradients pass ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+def test_every_kernel_passes_every_oracle_in_both_modes(op):
+    args = dict(scenarios(op))["different sizes"].args
+    for oracle in ("auto", *ORACLES, "torch"):
+        if oracle != "exact" or op.exact:
+            for mode in ("directional", "full") if oracle not in ("richardson", "mpmath") else ("directional",):
+                report = check(op.fwd, op.bwd, args, oracle=oracle, mode=mode)
+                report.raise_if_failed()
+                assert not report.untested
+                assert max(r.ratio for r in report.rows) < 0.1, (oracle, mode)
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+def test_no_false_alarm_over_the_ranges_that_find_bugs(op):
+    @settings(max_examples=15)
+    @given(case=cases(op, scales=(1e-3, 1.0, 1e3)), seed=st.integers(0, 2**16))
+    def holds(case, seed):
+        check(op.fwd, op.bwd, case.args, seed=seed).raise_if_failed()
+
+    holds()
+
+
+@pytest.mark.parametrize("method", [None, "tlora", "lora"])
+def test_the_loss_of_an_encoder_passes_entry_by_entry(method):
+    loss = encoder_loss(method, seed=3)
+    report = check(loss.fn, loss.vjp, loss.inputs, mode="full", cotangents=1)
+    report.raise_if_failed()
+    assert set(report.untested) == loss.flat
+    assert max(r.ratio for r in report.rows) < 0.1
+
+
+def test_float32_is_held_against_float64():
+    inputs = {k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in point().items()}
+    report = check(TLORA.fwd, TLORA.bwd, inputs)
+    report.raise_if_failed()
+    assert all(r.error > 0 for r in report.rows)
+    assert not tlora(lambda grads, _: grads.update(B=grads["B"] * np.float32(1.001)), inputs).ok
+
+
+# --- wrong ones do not ---------------------------------------------------------------------------
+
+
+def replaced(name, by):
+    return lambda grads, cache: grads.update({name: by(grads[name])})
+
+
+def with_entry(gradient, factor):
+    changed = gradient.copy()
+    changed[-1, -1] *= factor
+    return changed
+
+
+@pytest.mark.parametrize("mode", ["directional", "full"])
+@pytest.mark.parametrize("oracle", ["auto", "complex", "richardson", "central", "mpmath", "torch", "exact"])
+def test_a_factor_is_named(oracle, mode):
+    """dB without its alpha; every oracle sees it, in every mode, and nothing else is blamed."""
+    report = tlora(lambda grads, cache: grads.update(B=grads["B"] / cache[5]), oracle=oracle, mode=mode)
+    assert {r.array: r.verdict for r in report.rows} == {"x_NI": "PASS", "B_RS": "FAIL", "alpha": "PASS"}
+    found = row(report, "B_RS")
+    assert found.note == "hand / oracle = 0.588235 = 1/alpha"
+    assert found.hand / found.truth == pytest.approx(1 / 1.7, rel=1e-4)
+    assert found.ratio > 1
+    assert not report.ok
+    with pytest.raises(GradientError, match=r"FAIL dB_RS at \[\d, \d\]: hand .*= 1/alpha"):
+        report.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (replaced("x", np.negative), "hand / oracle = -1"),
+        (replaced("x", lambda g: 2 * g), "hand / oracle = 2"),
+        (replaced("x", lambda g: g / 7), "hand / oracle = 0.142857 = 1/N"),
+        (replaced("x", lambda g: g * 7), "hand / oracle = 7 = N"),
+        (replaced("x", lambda g: g / np.sqrt(6)), "hand / oracle = 0.408248 = 1/sqrt(O)"),
+        (replaced("alpha", lambda g: g * 1.7), "hand / oracle = 1.7 = alpha"),
+        (replaced("alpha", lambda g: g / 1.7**2), "hand / oracle = 0.346021 = 1/alpha^2"),
+        (replaced("x", lambda g: 0 * g), "hand is zero everywhere"),
+        (replaced("x", lambda g: g * 1.0001), "hand / oracle = 1.0001"),
+        (replaced("x", lambda g: g.astype(np.float32).astype(float)), "hand has only the digits of float32"),
+        (replaced("B", lambda g: with_entry(g, 1.5)), ""),
+    ],
+)
+@pytest.mark.parametrize("mode", ["directional", "full"])
+def test_hints(change, hint, mode):
+    report = tlora(change, point(lead=(7,)), mode=mode)
+    (failed,) = [r for r in report.rows if r.verdict == "FAIL"]
+    assert failed.note == hint
+
+
+def test_a_transpose_and_a_swap_are_named():
+    square = point(SQUARE)
+    assert (
+        row(tlora(replaced("B", lambda g: g.T.copy()), square), "B_RS").note == "hand is the transpose of the gradient"
+    )
+    op, heads = OPS["attention"], {"heads": 2}
+    args = dict(zip(("q_NTD", "k_NTD", "v_NTD"), np.random.default_rng(0).standard_normal((3, 5, 4, 6)), strict=True))
+
+    def swapped(dout, cache):
+        grads = op.bwd(dout, cache)
+        return {**grads, "k": grads["q"], "q": grads["k"]}
+
+    def unscaled(dout, cache):
+        grads = op.bwd(dout, cache)
+        return {**grads, "q": grads["q"] * np.sqrt(3)}
+
+    report = check(op.fwd, swapped, args | heads)
+    assert row(report, "q_NTD").note == "dk_NTD is the gradient that belongs here"
+    assert row(check(op.fwd, unscaled, args | heads), "q_NTD").note == "hand / oracle = 1.73205 = sqrt(K)"
+
+
+@pytest.mark.parametrize("mode", ["directional", "full"])
+def test_one_entry_off_by_a_millionth_is_found_where_it_is(mode):
+    report = tlora(replaced("B", lambda g: with_entry(g, 1 + 1e-6)), mode=mode)
+    found = row(report, "B_RS")
+    assert (found.verdict, found.index) == ("FAIL", (2, 1))
+    assert found.hand / found.truth - 1 == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_full_mode_names_the_worst_entry():
+    def off(grads, cache):
+        grads["B"][0, 0] += 1e-3
+        grads["B"][1, 1] += 1e-2
+
+    assert row(tlora(off, mode="full"), "B_RS").index == (1, 1)
+
+
+# --- VACUOUS, ORACLE_INVALID, NONDETERMINISTIC ---------------------------------------------------
+
+
+@pytest.mark.parametrize("oracle", ["auto", "exact", "torch"])
+def test_the_initial_point_says_nothing_about_alpha(oracle):
+    start = point(B_RS=np.zeros((3, 2)), alpha=1.0)
+    wrong = tlora(replaced("alpha", lambda g: 5 * g), start, oracle=oracle)
+    assert wrong.ok
+    assert wrong.untested == ("alpha",)
+    assert "check at another point" in wrong.table()
+    assert not tlora(replaced("alpha", lambda g: 5 * g), oracle=oracle).ok
+
+
+def test_a_gradient_where_there_is_none_is_wrong_and_not_vacuous():
+    report = tlora(replaced("alpha", lambda g: g + 1e-3), point(B_RS=np.zeros((3, 2))))
+    assert row(report, "alpha").verdict == "FAIL"
+
+
+UNSAFE = {
+    "abs": (lambda x: np.abs(x) ** 1.5, lambda dout, x: {"x": dout * 1.5 * np.sqrt(np.abs(x)) * np.sign(x)}),
+    "var": (lambda x: np.var(x), lambda dout, x: {"x": dout * 2 * (x - x.mean()) / x.size}),
+    "norm": (lambda x: np.linalg.norm(x), lambda dout, x: {"x": dout * x / np.linalg.norm(x)}),
+    "partly": (lambda x: x * x + 1e-3 * x * np.abs(x), lambda dout, x: {"x": dout * (2 * x + 2e-3 * np.abs(x))}),
+    "cast": (lambda x: x.astype(float) ** 2, lambda dout, x: {"x": 2 * dout * x}),
+    "raises": (lambda x: np.hypot(x, 1.0), lambda dout, x: {"x": dout * x / np.hypot(x, 1.0)}),
+    "conj": (lambda x: x * np.conj(x) + 0 * x, lambda dout, x: {"x": 2 * dout * x}),
+}
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+@pytest.mark.parametrize("oracle", ["auto", "complex"])
+def test_a_function_that_is_not_complex_safe_is_not_blamed_on_its_gradient(name, oracle):
+    fn, vjp = UNSAFE[name]
+    x = {"x": np.random.default_rng(0).standard_normal((2, 3))}
+    report = check(fn, vjp, x, oracle=oracle)
+    assert row(report, "x").verdict == "ORACLE_INVALID"
+    assert not report.ok
+    assert "complex" in row(report, "x").note
+    check(fn, vjp, x, oracle="richardson").raise_if_failed()
+    wrong = check(fn, lambda dout, x: {"x": 1.01 * vjp(dout, x)["x"]}, x, oracle="richardson")
+    assert row(wrong, "x").verdict == "FAIL"
+
+
+def test_a_gradient_that_errs_as_the_complex_step_does_is_not_passed():
+    """d|x| = 0 agrees with the complex step of abs, and with nothing else."""
+    report = check(lambda x: x + 0 * 1j if np.iscomplexobj(x) else np.abs(x),
+                   lambda dout, x: {"x": dout}, {"x": np.array([1.0, -2.0, 3.0])})  # fmt: skip
+    assert row(report, "x").verdict == "ORACLE_INVALID"
+
+
+def test_only_the_array_the_oracle_cannot_handle_is_doubted():
+    report = check(lambda x, y: x * x + y * np.abs(y),
+                   lambda dout, x, y: {"x": 2 * dout * x, "y": 2 * dout * np.abs(y)},
+                   {"x": np.array([1.0, 2.0]), "y": np.array([1.5, -0.5])})  # fmt: skip
+    assert {r.array: r.verdict for r in report.rows} == {"x": "PASS", "y": "ORACLE_INVALID"}
+
+
+def test_richardson_knows_where_it_is_lost():
+    """A function of noise has no derivative: the oracle's own estimate of its error says so."""
+    noisy = np.random.default_rng(0)
+    table = {}
+
+    def fn(x):
+        return x + np.array([table.setdefault(float(v), noisy.standard_normal()) for v in x]) * 1e-3
+
+    report = check(fn, lambda dout, x: {"x": dout.copy()}, {"x": np.array([1.0, 2.0])}, oracle="richardson")
+    assert row(report, "x").verdict == "ORACLE_INVALID"
+    assert "by its own estimate" in row(report, "x").note
+
+
+@pytest.mark.parametrize(
+    ("fn", "note"), [(np.exp, "needs fn to use + and * only"), (lambda x: x * x * x, "not linear or quadratic")]
+)
+def test_exact_needs_plus_and_times_and_degree_two(fn, note):
+    x = {"x": np.array([0.5, 1.5])}
+    vjp = lambda dout, x: {"x": 2 * dout * x}  # noqa: E731
+    found = row(check(lambda x: x * x, vjp, x, oracle="exact"), "x")
+    assert (found.verdict, found.error) == ("PASS", 0)
+    if fn is np.exp:  # the hand-written gradient is in fractions too, so fn fails before any oracle is asked
+        with pytest.raises(InputError, match="fn failed"):
+            check(fn, vjp, x, oracle="exact")
+    else:
+        found = row(check(fn, vjp, x, oracle="exact"), "x")
+        assert (found.verdict, found.note[:10]) == ("ORACLE_INVALID", "fn is not ")
+    line = Line(lambda inputs: [fn(inputs["x"])], {"x": to_fractions(x["x"])}, {"x": np.array([1, 1], object)}, [[1]])
+    with pytest.raises(OracleError, match=re.escape(note)):
+        exact(line)
+
+
+def test_randomness_is_named():
+    rng = np.random.default_rng(0)
+    noisy = tlora(replaced("B", lambda g: g * rng.random()))
+    assert {r.array: r.verdict for r in noisy.rows} == {"x_NI": "PASS", "B_RS": "NONDETERMINISTIC", "alpha": "PASS"}
+    assert not noisy.ok
+    fn = check(lambda x: x * rng.random(), lambda dout, x: {"x": dout * 0.5}, {"x": np.ones(3)})
+    assert row(fn, "x").verdict == "NONDETERMINISTIC"
+
+
+# --- the protocol --------------------------------------------------------------------------------
+
+
+def accumulated(total):
+    def bwd(dy, cache):
+        grads = TLORA.bwd(dy, cache)
+        total["B"] = total.get("B", 0) + grads["B"]
+        return {**grads, "B": total["B"].copy()}
+
+    return bwd
+
+
+def spoils_cache(dy, cache):
+    grads = TLORA.bwd(dy, cache)
+    cache[0][...] *= 2
+    return grads
+
+
+def spoils_cotangent(dy, cache):
+    dy *= 2
+    return TLORA.bwd(dy / 2, cache)
+
+
+def sees_layout(dy, cache):
+    grads = TLORA.bwd(dy, cache)
+    return grads if cache[4].flags.c_contiguous else {**grads, "B": grads["B"] * 1.001}
+
+
+def constant(dy, cache):
+    grads = TLORA.bwd(dy, cache)
+    return {**grads, "x": grads["x"] + 1e-30}
+
+
+@pytest.mark.parametrize(
+    ("bwd", "broken", "note"),
+    [
+        (accumulated({}), "same bits twice", "dB_RS has other numbers the second time"),
+        (spoils_cache, "inputs unchanged", "vjp changed the cache"),
+        (spoils_cotangent, "inputs unchanged", "vjp changed the cotangent"),
+        (sees_layout, "any memory layout", "for F-ordered arguments"),
+        (constant, "zero for a zero cotangent", "dx_NI is not zero"),
+        (tampered(replaced("x", lambda g: g.astype(np.float32))), "keys, shapes and dtypes", "dx_NI is float32"),
+        (tampered(lambda g, c: g.update(B=c[3])), "no shared memory", "dB_RS shares memory with B_RS"),
+        (tampered(lambda g, c: g.update(W9=g["x"])), "keys, shapes and dtypes", "vjp returned 'W9'"),
+        (tampered(lambda g, c: g.pop("x")), "keys, shapes and dtypes", "x_NI: vjp returned no gradient"),
+        (tampered(lambda g, c: g.update(A=c[2] + 1)), "keys, shapes and dtypes", "'A', which is held fixed"),
+        (tampered(replaced("x", lambda g: g.T)), "keys, shapes and dtypes", r"shape \(4, 5\), expected \(5, 4\)"),
+        (tampered(replaced("x", lambda g: g * np.nan)), "keys, shapes and dtypes", r"is nan at \[0, 0\]"),
+        (tampered(replaced("x", lambda g: g + 1j)), "keys, shapes and dtypes", "dtype complex128"),
+        (lambda dy, cache: TLORA.bwd(dy, cache)["x"], "keys, shapes and dtypes", "a ndarray, expected a dictionary"),
+        (lambda dy, cache: 1 / 0, "keys, shapes and dtypes", "vjp failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_every_protocol_check_fails_when_it_should(bwd, broken, note):
+    report = check(TLORA.fwd, bwd, point())
+    assert not report.ok
+    assert re.search(note, protocol(report)[broken].note)
+    assert f"FAIL protocol, {broken}: " in report.table()
+
+
+def test_the_protocol_holds_for_a_right_gradient():
+    found = protocol(check(TLORA.fwd, TLORA.bwd, point()))
+    assert tuple(found) == PROTOCOL
+    assert all(p.ok and not p.note for p in found.values())
+
+
+def test_a_function_that_spoils_or_passes_on_its_inputs_is_named_and_the_callers_arrays_stay_whole():
+    x = np.array([[1.0, 2.0], [3.0, 4.0]])
+
+    def spoils(x):
+        x *= 2
+        return x * 1.0
+
+    report = check(spoils, lambda dout, x: {"x": 2 * dout}, {"x": x})
+    assert protocol(report)["inputs unchanged"].note == "fn changed x"
+    np.testing.assert_array_equal(x, [[1, 2], [3, 4]])
+    passed = check(lambda x: x, lambda dout, x: {"x": dout}, {"x": x})
+    note = protocol(passed)["no shared memory"].note
+    assert "output 0 shares memory with x" in note
+    assert "dx shares memory with the cotangent" in note
+    twice = check(lambda x, y: x + y, lambda dout, x, y: dict.fromkeys("xy", 1 * dout), {"x": x, "y": 2 * x})
+    assert protocol(twice)["no shared memory"].note == "dy shares memory with dx"
+
+
+def test_what_is_malformed_is_said_and_the_other_arrays_are_still_compared():
+    report = tlora(replaced("x", lambda g: g.T))
+    assert report.malformed == "x_NI: its gradient has shape (4, 5), expected (5, 4)"
+    assert {r.array: r.verdict for r in report.rows} == {"x_NI": "FAIL", "B_RS": "PASS", "alpha": "PASS"}
+    assert not tlora(replaced("x", np.negative)).malformed
+
+
+# --- forms of functions --------------------------------------------------------------------------
+
+
+def test_several_outputs_nested_any_way():
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.standard_normal(3), "y": rng.standard_normal(3)}
+    forms = {
+        "tuple": (lambda x, y: (x * y, x + y), lambda d: d),
+        "list": (lambda x, y: [x * y, x + y], lambda d: d),
+        "dictionary": (lambda x, y: {"p": x * y, "s": x + y}, lambda d: (d["p"], d["s"])),
+        "nested": (lambda x, y: [x * y, (x + y, 3 * x)], lambda d: (d[0], d[1][0], d[1][1])),
+    }
+    for name, (fn, unpack) in forms.items():
+
+        def vjp(dout, x, y, unpack=unpack, wrong=1.0):
+            dp, ds, *more = unpack(dout)
+            return {"x": dp * y + wrong * ds + sum(3 * d for d in more), "y": dp * x + ds}
+
+        check(fn, vjp, inputs).raise_if_failed()
+        bad = check(fn, lambda dout, vjp=vjp, **inputs: vjp(dout, wrong=0.5, **inputs), inputs)
+        assert {r.array: r.verdict for r in bad.rows} == {"x": "FAIL", "y": "PASS"}, name
+
+
+def test_all_forms_of_a_backward():
+    x = {"x": np.array([0.3, -1.2]), "n": 3}
+
+    def cached(x, n):
+        return n * np.sin(x), (x, n)
+
+    forms = [
+        (cached, lambda dout, cache: {"x": dout * cache[1] * np.cos(cache[0])}),
+        (cached, lambda dout, cache, wrt=None: {"x": dout * cache[1] * np.cos(cache[0])}),
+        (cached, lambda dout, **inputs: {"x": dout * inputs["n"] * np.cos(inputs["x"])}),
+        (cached, lambda dout, x, n: {"x": dout * n * np.cos(x)}),
+        (lambda x, n: cached(x, n)[0], lambda dout, x: {"x": dout * 3 * np.cos(x)}),
+        (lambda x, n: cached(x, n)[0].sum(), lambda dout, *, x, n: {"x": dout * n * np.cos(x)}),
+    ]
+    for fn, vjp in forms:
+        check(fn, vjp, x).raise_if_failed()
+    with pytest.raises(InputError, match=r"fn returned a ndarray, expected \(out, cache\)"):
+        check(lambda x, n: n * x, lambda dout, cache: {"x": dout}, x)
+
+
+def test_names_with_and_without_letters():
+    x_NI, W_IO = np.ones((2, 3)), np.arange(12.0).reshape(3, 4)
+    for full in (True, False):
+        names = ("x_NI", "W_IO") if full else ("x", "W")
+
+        def vjp(dout, x_NI, W_IO, names=names):
+            return dict(zip(names, (dout @ W_IO.T, x_NI.T @ dout), strict=True))
+
+        check(lambda x_NI, W_IO: x_NI @ W_IO, vjp, {"x_NI": x_NI, "W_IO": W_IO}, wrt=names).raise_if_failed()
+
+
+def test_what_the_registry_freezes_needs_no_gradient_and_what_a_stranger_freezes_is_named_in_wrt():
+    fn, args = (lambda **arguments: TLORA.fwd(**arguments)), point()
+    assert check(TLORA.fwd, TLORA.bwd, args).ok
+    assert "A_IR: vjp returned no gradient for it" in check(fn, TLORA.bwd, args).malformed
+    check(fn, TLORA.bwd, args, wrt=("x", "B", "alpha")).raise_if_failed()
+    one = check(fn, lambda dy, cache: TLORA.bwd(dy, cache, wrt=["B"]), args, wrt=["B"])
+    assert [r.array for r in one.rows] == ["B_RS"]
+    assert one.ok
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        ({"x": np.array([1.0, np.nan])}, {}, r"x is nan at \[1\], expected finite numbers"),
+        ({"x": np.array([[1.0, np.inf]])}, {}, r"x is inf at \[0, 1\]"),
+        ({"x": np.ones(2), "s": float("nan")}, {}, "s is nan"),
+        ({"x": np.ones(2, dtype=complex)}, {}, "x has dtype complex128, expected float64 or float32"),
+        ({"x": np.ones(2, dtype=np.float16)}, {}, "x has dtype float16"),
+        ({"x": np.arange(3)}, {}, "nothing to differentiate by: no floating-point array among the inputs x"),
+        ({}, {}, "nothing to differentiate by"),
+        ({"x": np.ones(2), "n": 3}, {"wrt": ["n"]}, "wrt names 'n', which is a int"),
+        ({"x": np.ones(2)}, {"wrt": ["y"]}, "wrt names 'y', which is not among the inputs x"),
+        ({"x": np.ones(2)}, {"wrt": "x"}, "wrt is the text 'x'"),
+        ({"x": np.ones(2)}, {"oracle": "exat"}, "oracle is 'exat', expected auto, complex, exact"),
+        ({"x": np.ones(2)}, {"oracle": "torch"}, "needs a kernel of the registry"),
+        ({"x": np.ones(2)}, {"mode": "fast"}, "mode is 'fast', expected one of directional, full"),
+        ({"x": np.ones(2)}, {"cotangents": 0}, "cotangents is 0"),
+    ],
+)
+def test_a_point_that_cannot_be_used_is_an_error(inputs, options, message):
+    with pytest.raises(InputError, match=message):
+        check(lambda **inputs: inputs["x"] * 2, lambda dout, **inputs: {"x": 2 * dout}, inputs, **options)
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda x: x @ np.ones((3, 3)), r"fn failed on x \(2,\): ValueError: matmul"),
+        (
+            lambda x: x * np.nan,
+            r"fn's output 0 is nan at \[0\], for finite inputs",
+        ),
+        (lambda x: x > 0, "fn's output 0 has dtype bool, expected floating point"),
+        (lambda x: (x * 2, x.argmax()), "fn's output 1 has dtype int64"),
+        (lambda x: None, "fn returned a NoneType without an array in it"),
+    ],
+)
+def test_a_function_that_fails_at_the_point_is_an_error(fn, message):
+    with pytest.raises(InputError, match=message):
+        check(fn, lambda dout, x: {"x": dout}, {"x": np.ones(2)})
+
+
+def test_arrays_without_entries_or_axes():
+    check(lambda a, x: a * x, lambda dout, a, x: {"a": (dout * x).sum(), "x": a * dout},
+          {"a": np.float64(1.7), "x": np.ones((2, 3))}).raise_if_failed()  # fmt: skip
+    empty = check(lambda x, y: x.sum() + y, lambda dout, x, y: {"x": dout + 0 * x, "y": 1.0 * dout},
+                  {"x": np.ones((0, 3)), "y": np.array(2.0)})  # fmt: skip
+    assert {r.array: r.verdict for r in empty.rows} == {"x": "VACUOUS", "y": "PASS"}
+
+
+# --- cost ----------------------------------------------------------------------------------------
+
+
+def calls(n_arrays, size, **options):
+    """How often fn runs."""
+    count = 0
+
+    def fn(**arrays):
+        nonlocal count
+        count += 1
+        return sum(a * a for a in arrays.values())
+
+    inputs = {f"x{i}": np.random.default_rng(i).standard_normal(size) for i in range(n_arrays)}
+    check(fn, lambda dout, **arrays: {k: 2 * dout * a for k, a in arrays.items()}, inputs, **options).raise_if_failed()
+    return count
+
+
+@pytest.mark.parametrize("oracle", ["auto", "complex", "central"])
+def test_two_evaluations_per_array_whatever_its_size(oracle):
+    assert calls(1, 3, oracle=oracle) == calls(1, 3000, oracle=oracle)
+    assert calls(5, 30, oracle=oracle) - calls(3, 30, oracle=oracle) == 2 * 2
+    assert calls(2, 30, oracle=oracle, cotangents=5) == calls(2, 30, oracle=oracle)
+
+
+def test_full_mode_costs_an_evaluation_per_entry_and_finding_an_entry_few():
+    base = calls(1, 10, oracle="complex") - 2
+    assert calls(1, 40, oracle="complex", mode="full") == base + 40
+    count = 0
+
+    def fn(x):
+        nonlocal count
+        count += 1
+        return x * x
+
+    def off(dout, x):
+        gradient = 2 * dout * x
+        gradient[777] += 1
+        return {"x": gradient}
+
+    report = check(fn, off, {"x": np.random.default_rng(0).standard_normal(1000)}, oracle="complex")
+    assert row(report, "x").index == (777,)
+    assert count < base + 60
+
+
+# --- oracles -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("derivative", [complex_step, central, richardson, in_mpmath])
+def test_oracles_on_a_function_with_a_known_derivative(derivative):
+    """d exp(sin x) = cos x exp(sin x)."""
+    x = np.linspace(-2, 2, 7)
+    lifted = to_mpmath(x) if derivative is in_mpmath else x
+    line = Line(
+        lambda inputs: [np.exp(np.sin(inputs["x"]))],
+        {"x": lifted},
+        {"x": np.ones(7)},
+        [[np.eye(7)[i]] for i in range(7)],
+    )
+    found, off = derivative(line)
+    bound = {complex_step: 1e-15, central: 1e-9, richardson: 1e-11, in_mpmath: 1e-15}[derivative]
+    error = np.abs(found - np.cos(x) * np.exp(np.sin(x))).max()
+    assert error < bound
+    assert derivative is not richardson or error <= off < 1e-9
+
+
+def test_mpmath_keeps_what_float64_loses():
+    """1 + 1e-17, and the normal tail at -40, in the functions that the kernels call."""
+    x = to_mpmath(np.array([1e-17, 2.0]))
+    with mpmath.workdps(DIGITS):
+        assert float(((1 + x) - 1)[0]) == 1e-17
+        tail = erfc(to_mpmath(np.array([40.0])))[0]
+        assert mpmath.almosteq(tail, mpmath.erfc(40))
+        assert 0 < tail < 1e-300
+        assert np.isfinite(x).all()
+        assert float(np.log(np.exp(x).sum())) == pytest.approx(np.log(1 + np.exp(2)), rel=1e-15)
+
+
+def test_gradients_of_scalar_functions():
+    f, x = (lambda x: np.exp(x[0] * x[1]) + x[1] ** 2), np.array([0.3, -0.7])
+    e = np.exp(-0.21)
+    for derivative, bound in ((complex_step, 1e-15), (central, 1e-9), (richardson, 1e-12)):
+        np.testing.assert_allclose(gradient(derivative, f, x), [-0.7 * e, 0.3 * e - 1.4], rtol=bound)
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+class Cells(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.depth = [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.depth += 1
+
+    def handle_endtag(self, tag):
+        self.depth -= 1
+
+    def handle_data(self, data):
+        self.found.append(data)
+
+
+def test_the_report_as_json_and_html():
+    reports = {
+        "passed": tlora(lambda g, c: None),
+        "failed": tlora(replaced("B", lambda g: 2 * g)),
+        "malformed": tlora(replaced("x", lambda g: g.T)),
+        "exact": tlora(replaced("B", lambda g: 2 * g), oracle="exact"),
+    }
+    for name, report in reports.items():
+        back = json.loads(report.to_json())
+        assert back["ok"] == report.ok == (name == "passed")
+        assert bool(back["malformed"]) == (name == "malformed")
+        for found, made in zip(back["rows"], report.rows, strict=True):
+            assert (found["array"], found["verdict"], found["oracle"]) == (made.array, made.verdict, made.oracle)
+            assert (found["hand"], found["truth"], found["error"]) == (made.hand, made.truth, made.error)
+            assert found["index"] == (None if made.index is None else list(made.index))
+        assert [p["name"] for p in back["protocol"]] == [p.name for p in report.protocol]
+        html = Cells(report._repr_html_())
+        assert html.depth == 0
+        assert {r.array for r in report.rows} < set(html.found)
+        assert str(report) == report.table()
+    assert json.loads(reports["exact"].to_json())["rows"][1]["ratio"] is None  # infinite: no error is allowed
+    assert (
+        "<b>"
+        not in check(lambda **i: 2 * i["<b>"], lambda dout, **i: {"<b>": 2 * dout}, {"<b>": np.ones(2)})._repr_html_()
+    )
+
+
+def test_the_same_seed_gives_the_same_report():
+    assert tlora(replaced("B", lambda g: 2 * g)).to_json() == tlora(replaced("B", lambda g: 2 * g)).to_json()
+    assert tlora(lambda g, c: None, seed=1).to_json() != tlora(lambda g, c: None, seed=2).to_json()
+
+
+def test_importing_the_checker_imports_neither_torch_nor_mpmath():
+    heavy = "{'torch', 'mpmath', 'matplotlib'}"
+    code = f"import sys, tlora_ref.gradcheck as g; g.check; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

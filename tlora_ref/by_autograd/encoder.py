@@ -1,0 +1,200 @@
+"""A post-LayerNorm transformer encoder in PyTorch, the ops composed; the backward is autograd's.
+
+Equation    e = LN(embed(input) + position)
+            per layer:  h = LN(x + output(attention(query(x), key(x), value(x))))
+                        y = LN(h + ffn_out(gelu(ffn_in(h))))
+            logits = head(pool(y))                                    (BERT, arXiv 1810.04805, without dropout)
+Twin        by_hand/encoder.py.
+Checked by  tests/test_twin.py: logits, loss and every gradient equal to the ones by hand.
+
+The model is the same ``Model`` with tensors for arrays: ``to_torch`` and ``to_numpy`` are the only door between
+the rooms. What trains is what ``model.trained`` names; ``leaves`` sets every requires_grad by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model import Model, adapter_arguments, check_inputs
+from ..registry import METHODS, OPS
+from ..shapes import InputError
+from .ops import attention, cross_entropy, embedding, first_token, frozen_linear, gelu, layer_norm, linear, mean_pool
+
+Keep = Mapping[str, Any]
+"""Dropout masks by matrix name, each already divided by (1 - p)."""
+
+
+# --- the door between the rooms ------------------------------------------------------------------
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device, once something has been computed there. Raises InputError if it is not on this machine."""
+    try:
+        torch.zeros((), device=device).item()
+        return torch.device(device)
+    except (RuntimeError, AssertionError):
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"device is {str(device)!r}, expected one of this machine's: {', '.join(there)}") from None
+
+
+def to_tensor(array: Any, like: Tensor) -> Tensor:
+    """A tensor on the device of ``like``: real numbers in its dtype, integers as int64, booleans as they are.
+    NumPy arrays are copied."""
+    if isinstance(array, np.ndarray):
+        # NumPy's unsigned integers are not all torch's, and neither are negative strides
+        whole = np.issubdtype(array.dtype, np.integer)
+        array = torch.from_numpy(array.astype(np.int64 if whole else array.dtype, order="C"))
+    dtype = like.dtype if array.is_floating_point() else torch.bool if array.dtype == torch.bool else torch.int64
+    return array.to(like.device, dtype)
+
+
+def leaves(model: Model) -> Model:
+    """The same tensors, in the same memory, of which exactly the trained ones require a gradient."""
+    return model.with_params({n: p.detach().requires_grad_(n in model.trained) for n, p in model.params.items()})
+
+
+def to_torch(model: Model, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
+    """The model with its NumPy arrays copied into tensors; ``dtype`` None keeps theirs. Raises InputError for a
+    device that is not there."""
+    like = torch.empty((), device=find_device(device), dtype=dtype)
+
+    def tensor(array: np.ndarray) -> Tensor:
+        t = torch.from_numpy(np.array(array))
+        return t.to(like.device, dtype or t.dtype)
+
+    params, merged = ({name: tensor(a) for name, a in arrays.items()} for arrays in (model.params, model.merged))
+    return leaves(replace(model, params=params, merged=merged))
+
+
+def to_numpy(model: Model) -> Model:
+    """The model with its tensors copied into NumPy arrays; bfloat16, which NumPy lacks, becomes float32."""
+
+    def array(t: Tensor) -> np.ndarray:
+        t = t.detach().float() if t.dtype == torch.bfloat16 else t.detach()
+        return t.cpu().numpy().copy()
+
+    params, merged = ({name: array(t) for name, t in tensors.items()} for tensors in (model.params, model.merged))
+    return replace(model, params=params, merged=merged)
+
+
+# --- one matrix: adapted, trained or frozen ------------------------------------------------------
+
+
+def project(model: Model, name: str, x_NTI: Tensor, keep: Keep) -> Tensor:
+    """x W + b through the op that this matrix needs."""
+    W_IO, b_O = model.params[f"{name}.W"], model.params[f"{name}.b"]
+    if name in model.adapted:
+        method, arguments = METHODS[model.adapter.method], adapter_arguments(model, name)
+        norm = {"norm_O": method.column_norm_twin(W_IO, **arguments)} if method.norm else {}
+        return OPS[method.op].twin(x_NTI, W_IO, b_O, **arguments, **norm, **{method.keep: keep.get(name)})
+    return (linear if model.trained_in(name) else frozen_linear)(x_NTI, W_IO, b_O)
+
+
+def norm(model: Model, name: str, x_NTD: Tensor) -> Tensor:
+    """LayerNorm with this module's gamma and beta."""
+    return layer_norm(x_NTD, model.params[f"{name}.gamma"], model.params[f"{name}.beta"], model.config.eps)
+
+
+def block(model: Model, name: str, z_NTD: Tensor, skip_NTD: Tensor) -> Tensor:
+    """skip + f(z) with the bottleneck adapter of that name; skip where there is none."""
+    if name not in model.adapted:
+        return skip_NTD
+    return skip_NTD + OPS[METHODS[model.adapter.method].op].twin(z_NTD, **adapter_arguments(model, name))
+
+
+# --- one layer -----------------------------------------------------------------------------------
+
+
+def layer(model: Model, at: str, x_NTD: Tensor, mask_NT: Tensor | None, keep: Keep) -> Tensor:
+    """One encoder layer, ``at`` = "layers.0".  x (N, T, D) -> y (N, T, D)."""
+    # a = output(attention(query(x), key(x), value(x)))
+    q_NTD, k_NTD, v_NTD = (project(model, f"{at}.{m}", x_NTD, keep) for m in ("query", "key", "value"))
+    o_NTD = attention(q_NTD, k_NTD, v_NTD, model.config.heads, mask_NT, model.config.causal)
+    a_NTD = project(model, f"{at}.output", o_NTD, keep)
+    # h = LN(x + a),   a + f(a) for a where an adapter sits there
+    a_NTD = block(model, f"{at}.attn_block", a_NTD, skip_NTD=a_NTD)
+    h_NTD = norm(model, f"{at}.attn_norm", x_NTD + a_NTD)
+    # m = ffn_out(gelu(ffn_in(h)))
+    f_NTF = project(model, f"{at}.ffn_in", h_NTD, keep)
+    m_NTD = project(model, f"{at}.ffn_out", gelu(f_NTF), keep)
+    # y = LN(s),   s = h + m,   m + f(m) for m where an adapter sits there
+    s_NTD = h_NTD + block(model, f"{at}.ffn_block", m_NTD, skip_NTD=m_NTD)
+    y_NTD = norm(model, f"{at}.ffn_norm", s_NTD)
+    if f"{at}.norm_block" not in model.adapted:
+        return y_NTD
+    # y = LN(s + f(LN(s))) where an adapter sits behind the norm
+    return norm(model, f"{at}.ffn_norm", block(model, f"{at}.norm_block", y_NTD, skip_NTD=s_NTD))
+
+
+# --- the whole encoder ---------------------------------------------------------------------------
+
+
+def encoder(model: Model, inputs: Any, mask_NT: Any | None = None, keep: Keep | None = None) -> Tensor:
+    """Logits (N, V).  inputs: token ids (N, T), or continuous tokens (N, T, I); mask (N, T), True where a
+    token is real; keep: dropout masks by matrix name, None for evaluation. NumPy arrays, or tensors on any
+    device: they are moved to the model's. Raises InputError, ShapeError."""
+    config, p = model.config, model.params
+    like = p["head.W"]
+    inputs = to_tensor(inputs, like)
+    mask_NT = None if mask_NT is None else to_tensor(mask_NT, like)
+    keep = {name: to_tensor(mask, like) for name, mask in (keep or {}).items()}
+    check_inputs(model, inputs, mask_NT)
+    # e = LN(embed(input) + position)
+    e_NTD = embedding(inputs, p["embed.W"]) if config.vocab else linear(inputs, p["embed.W"], p["embed.b"])
+    x_NTD = norm(model, "embed_norm", e_NTD + p["position.W"][: inputs.shape[1]])
+    for number in range(config.layers):
+        x_NTD = layer(model, f"layers.{number}", x_NTD, mask_NT, keep)
+    # logits = head(pool(x))
+    pooled_ND = mean_pool(x_NTD, mask_NT) if config.pool == "mean" else first_token(x_NTD)
+    return project(model, "head", pooled_ND, keep)
+
+
+def loss_and_grads(
+    model: Model, inputs: Any, labels_N: Any, mask_NT: Any | None = None, keep: Keep | None = None
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The mean cross-entropy of a batch, the gradient of every trained array, and the logits (N, V).
+
+    Raises InputError for a trained array that the loss does not depend on, such as a merged adapter's.
+    """
+    model = leaves(model)
+    logits_NV = encoder(model, inputs, mask_NT, keep)
+    loss = cross_entropy(logits_NV, to_tensor(labels_N, logits_NV))
+    trained = {name: model.params[name] for name in sorted(model.trained)}
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
+    grads = {name: g for name, g in zip(trained, found, strict=False) if g is not None}
+    without = sorted(set(trained) - set(grads))
+    if without:
+        raise InputError(f"no gradient with respect to {', '.join(without)}: the loss does not depend on it")
+    return loss.detach(), grads, logits_NV.detach()
+
+
+# --- merging -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def delta_w(model: Model, name: str) -> Tensor:
+    """dW = W' - W0 (I, O) of one adapted matrix, as evaluation sees it."""
+    W0_IO = model.merged.get(name, model.params[f"{name}.W"])
+    return METHODS[model.adapter.method].delta_w_twin(W0_IO, **adapter_arguments(model, name))
+
+
+def merge(model: Model) -> Model:
+    """A model whose adapted matrices are W0 + dW and run as plain linear layers, equal in evaluation.
+
+    Out of place: the given model is unchanged, and the new one keeps the original W0 for ``model.unmerge``.
+    """
+    if model.adapter is None:
+        raise InputError("nothing to merge: the model has no adapter")
+    if model.merged:
+        raise InputError("the adapter is already merged")
+    if not METHODS[model.adapter.method].mergeable:
+        raise InputError(f"{model.adapter.method} cannot be merged: no weight W0 + dW does what it does")
+    originals = {name: model.params[f"{name}.W"] for name in model.adapted}
+    updates = {f"{name}.W": W0_IO + delta_w(model, name) for name, W0_IO in originals.items()}
+    return replace(model.with_params(updates), merged=originals)

@@ -1,0 +1,240 @@
+"""TLoRA into any torch model, by the names of its modules; and merged, switched off or taken out again.
+
+Equation    every chosen layer x W0 + b becomes x W0 + b + dropout(alpha * x A B C)   (linear.py).
+Twin        init.attach and by_hand.encoder.merge do the same to this package's own encoder. The draws of A and
+            C are the same where the names, sizes and seed are.
+Checked by  tests/test_inject.py.
+
+    report = inject(model, targets=("query", "value"), rank=32, dropout=0.5, train_also=("classifier",))
+    print(report)
+    ...                                 # train: only B, alpha and the classifier have requires_grad
+    merge(model); unmerge(model)        # explicit; train() and eval() never do it
+    with disable(model): ...            # the base model's outputs
+    remove(model)                       # the original modules back
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..config import AdapterConfig
+from ..counts import Counts, trained
+from ..registry import METHODS
+from ..shapes import InputError
+from ..targets import Pattern, select, spell
+from .linear import TLoRALinear, check_base, is_linear, weight_IO
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What ``inject`` did. ``matrices``: (I, O) by module name; ``also``: the parameters trained beside the
+    adapters; ``counts``: numbers held by the model; ``optimizer_bytes``: AdamW's two moments."""
+
+    adapter: AdapterConfig
+    matrices: Mapping[str, tuple[int, int]]
+    also: tuple[str, ...]
+    counts: Counts
+    trained_bytes: int
+    optimizer_bytes: int
+
+    def __repr__(self) -> str:
+        c, config = self.counts, self.adapter
+        lora = trained("lora", self.matrices.values(), config.rank)
+        alone = trained(config.method, self.matrices.values(), config.rank)
+        lines = [
+            f"TLoRA of rank {config.rank} on {len(self.matrices)} matrices, "
+            f"dropout {config.dropout:g}, init {config.init!r}, seed {config.seed}"
+        ]
+        alike = Counter((re.sub(r"(?<=\.)\d+(?=\.)", "*", name), shape) for name, shape in self.matrices.items())
+        lines += [f"  {n:4} x {name}  {I} x {O}" for (name, (I, O)), n in alike.items()]
+        if self.also:
+            lines.append(f"  trained as well: {', '.join(self.also)}")
+        lines += [
+            f"  trained        {c.trained:>13,}  {100 * c.trained / c.base:.4f} % of the base",
+            f"  of them TLoRA  {alone:>13,}  LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many",
+            f"  frozen random  {c.frozen_random:>13,}  A and C, drawn again from the seed",
+            f"  stored         {c.stored:>13,}  {self.trained_bytes:,} bytes in an adapter file",
+            f"  optimizer      {c.optimizer:>13,}  {self.optimizer_bytes:,} bytes for AdamW's two moments",
+            f"  base           {c.base:>13,}",
+        ]
+        return "\n".join(lines)
+
+
+def inject(
+    model: nn.Module,
+    targets: Sequence[Pattern] = ("query", "value"),
+    rank: int = 32,
+    dropout: float = 0.0,
+    init: str = "released",
+    seed: int = 0,
+    train_also: Sequence[Pattern] = (),
+) -> Report:
+    """Put TLoRA on every module whose name matches a target; freeze all else but ``train_also``. In place.
+
+    targets     patterns for modules, as in targets.py: suffixes of names, or compiled regular expressions
+    train_also  patterns for modules or parameters that stay trained, such as "classifier"
+
+    Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
+    match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters.
+    """
+    chosen = _patterns("targets", targets)
+    config = AdapterConfig(rank=rank, targets=chosen, dropout=dropout, init=init, seed=seed)
+    if is_adapted(model):
+        raise InputError("the model already has TLoRA adapters; remove(model) takes them out")
+    modules = named_modules(model)
+    linears = [name for name, module in modules.items() if is_linear(module)]
+    names = select("target", config.targets, modules, near=linears)
+    also = trained_parameters(model, modules, _patterns("train_also", train_also))
+    return place(model, names, config, also)
+
+
+def place(model: nn.Module, names: Iterable[str], config: AdapterConfig, also: Sequence[str]) -> Report:
+    """``inject`` with the modules and the parameters of ``train_also`` given by their full names."""
+    modules, parameters = named_modules(model), dict(model.named_parameters(remove_duplicate=False))
+    # a module that sits at several places is adapted once, under its first name, and put at all of them
+    first: dict[nn.Module, str] = {}
+    for name in names:
+        check_base(name, modules[name], config, modules.get(name.rpartition(".")[0]))
+        first.setdefault(modules[name], name)
+    frozen = {id(parameter): name for base, name in first.items() for parameter in base.parameters()}
+    for name in also:
+        if id(parameters[name]) in frozen:
+            raise InputError(f"train_also names {name}, which TLoRA on {frozen[id(parameters[name])]} freezes")
+    layers = {base: TLoRALinear(base, config, name) for base, name in first.items()}
+
+    model.requires_grad_(False)
+    for name, module in modules.items():
+        if module in layers:
+            _replace(model, name, layers[module])
+    for layer in layers.values():
+        for arg in METHODS[config.method].trained_args:
+            getattr(layer, arg.base).requires_grad_(True)
+    for name in also:
+        parameters[name].requires_grad_(True)
+    return report(model)
+
+
+def report(model: nn.Module) -> Report:
+    """The report of ``inject``, counted again on the model as it is now."""
+    layers = adapted(model)
+    n_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return Report(
+        adapter=layers[0].adapter,
+        matrices={layer.name: tuple(weight_IO(layer.base).shape) for layer in layers},
+        also=tuple(trained_beside(model)),
+        counts=held(model),
+        trained_bytes=n_bytes,
+        optimizer_bytes=2 * n_bytes,
+    )
+
+
+def held(model: nn.Module) -> Counts:
+    """Counts of the tensors of any torch model: what has requires_grad is trained; each tensor counts once."""
+    layers = adapted(model) if is_adapted(model) else []
+    own = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    base = sum(p.numel() for p in model.parameters() if id(p) not in own)
+    return Counts(base, n, sum(layer.A.numel() + layer.C.numel() for layer in layers), 2 * n)
+
+
+# --- merge, unmerge, remove, disable -------------------------------------------------------------
+
+
+def merge(model: nn.Module) -> None:
+    """Run W' = W0 + alpha A B C in every adapted layer, in evaluation only. Twice is the same as once.
+
+    The weights themselves stay: W' is kept beside W0, which costs a second copy of the adapted matrices.
+    Raises InputError if there are no adapters.
+    """
+    for layer in adapted(model):
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Run the adapters beside W0 again; the weights are the original ones bit for bit."""
+    for layer in adapted(model):
+        layer.unmerge()
+
+
+def remove(model: nn.Module) -> None:
+    """The original modules back, the same objects with the same bits. As after ``inject``, nothing but
+    ``train_also`` trains; ``model.requires_grad_(True)`` changes that. Raises InputError without adapters."""
+    adapted(model)
+    for name, module in named_modules(model).items():
+        if isinstance(module, TLoRALinear):
+            _replace(model, name, module.base)
+
+
+@contextmanager
+def disable(model: nn.Module) -> Iterator[None]:
+    """Inside, the model computes what the base does, merged or not. Raises InputError without adapters."""
+    layers = adapted(model)
+    before = [layer.disabled for layer in layers]
+    try:
+        for layer in layers:
+            layer.disabled = True
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.disabled = was
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module under the model by its full name; one that sits at several places has several."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}, expected a torch.nn.Module")
+    return {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Does the model hold any TLoRALinear?"""
+    return any(isinstance(module, TLoRALinear) for module in named_modules(model).values())
+
+
+def adapted(model: nn.Module) -> list[TLoRALinear]:
+    """The adapted layers, each once. Raises InputError if there are none."""
+    layers = [m for m in dict.fromkeys(named_modules(model).values()) if isinstance(m, TLoRALinear)]
+    if not layers:
+        raise InputError("the model has no TLoRA adapters")
+    return layers
+
+
+def trained_beside(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train and are no adapter's, by name."""
+    own = {id(p) for layer in adapted(model) for p in layer.parameters(recurse=False)}
+    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in own}
+
+
+def trained_parameters(
+    model: nn.Module, modules: Mapping[str, nn.Module], patterns: Sequence[Pattern]
+) -> tuple[str, ...]:
+    """The parameters that the patterns name, directly or by a module that holds them."""
+    owners = {name: [name] for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, module in modules.items():
+        owners.setdefault(name, [f"{name}.{local}" for local, _ in module.named_parameters()])
+    chosen = select("train_also", patterns, owners) if patterns else []
+    for pattern in patterns:
+        if not any(owners[name] for name in select("train_also", [pattern], chosen)):
+            raise InputError(f"train_also {spell(pattern)} matches modules without parameters")
+    return tuple(dict.fromkeys(parameter for name in chosen for parameter in owners[name]))
+
+
+def _patterns(argument: str, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
+    listed = isinstance(patterns, (list, tuple))
+    if not listed or not all(isinstance(p, (str, re.Pattern)) and p != "" for p in patterns):
+        raise InputError(f"{argument} is {patterns!r}, expected a tuple of names and compiled regular expressions")
+    return tuple(patterns)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, local = name.rpartition(".")
+    setattr(model.get_submodule(parent), local, module)

@@ -1,0 +1,50 @@
+"""Factors that hand-written gradients are wrong by, with the names a person would give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from ..shapes import split_name
+
+
+def factors(inputs: Mapping[str, Any]) -> dict[str, float]:
+    """-1, alpha, 1/alpha, N, 1/N, 1/sqrt(K), ...: from the scalars and the axes of the inputs."""
+    sizes: dict[str, float] = {}
+    for name, value in inputs.items():
+        base, letters = split_name(name)
+        shape = np.shape(value)
+        if shape and letters[:1] == "N" and len(letters) <= len(shape) + 1:
+            lead = len(shape) - len(letters) + 1
+            axes = [("N", prod(shape[:lead])), *zip(letters[1:], shape[lead:], strict=True)]
+        elif len(letters) == len(shape) > 0:
+            axes = list(zip(letters, shape, strict=True))
+        elif shape:
+            axes = [*((f"{name}.shape[{i}]", size) for i, size in enumerate(shape)), (f"{name}.size", prod(shape))]
+        else:
+            scalar = value is not None and np.asarray(value).dtype.kind in "fO"
+            axes = [(base, float(value))] if scalar else []
+        for label, size in axes:
+            sizes.setdefault(label, size)
+    if "D" in sizes and isinstance(inputs.get("heads"), int):
+        sizes |= {"heads": inputs["heads"], "K": sizes["D"] // inputs["heads"]}
+    found = {"-1": -1.0, "2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5}
+    for label, x in sizes.items():
+        if x not in (0, 1, -1):
+            found |= {label: x, f"1/{label}": 1 / x, f"-{label}": -x, f"-1/{label}": -1 / x}
+            found |= {f"{label}^2": x**2, f"1/{label}^2": x**-2.0}
+            found |= {f"sqrt({label})": sqrt(x), f"1/sqrt({label})": 1 / sqrt(x)} if x > 0 else {}
+    return found
+
+
+def named(ratio: float, inputs: Mapping[str, Any], slack: float) -> str:
+    """ "hand / oracle = 0.588235 = 1/alpha": the ratio and what it may be, within a share of ``slack``."""
+    found = [label for label, value in factors(inputs).items() if abs(value / ratio - 1) < slack]
+    # plain names before roots and squares, which equal some other size by chance
+    found = [label for label in found if "sqrt" not in label and "^" not in label] or found
+    number = f"{ratio:.6g}"
+    meaning = "" if not found or found[0] == number else f" = {' or '.join(found[:2])}"
+    return f"hand / oracle = {number}{meaning}"

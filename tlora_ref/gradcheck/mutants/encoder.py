@@ -1,0 +1,38 @@
+"""Bugs of by_hand/encoder.py that no single kernel shows: how gradients are put together."""
+
+from .mutant import Mutant
+
+MUTANTS = (
+    Mutant("encoder_ffn_residual_dropped", "encoder", "residual", "dh_NTD = ds_NTD + dffn_NTD", "dh_NTD = dffn_NTD",
+           "h reaches y twice: the residual's share is missing.", at="layer_bwd"),
+    Mutant("encoder_ffn_block_dropped", "encoder", "residual", "dh_NTD = ds_NTD + dffn_NTD", "dh_NTD = ds_NTD",
+           "h reaches y twice: the feed-forward block's share is missing.", at="layer_bwd"),
+    Mutant("encoder_attention_residual_dropped", "encoder", "residual", "dx_NTD = dsum_NTD\n",
+           "dx_NTD = np.zeros_like(dsum_NTD)\n", "x reaches h past the attention too.", at="layer_bwd"),
+    Mutant("encoder_last_path_wins", "encoder", "scatter", "dx_NTD = dx_NTD + dpath_NTD", "dx_NTD = dsum_NTD + dpath_NTD",
+           "x goes to query, key and value: three gradients are added, none replaces another.", at="layer_bwd"),
+    Mutant("encoder_query_and_key_swapped", "encoder", "A/C swapped",
+           '("q", "query", c_query), ("k", "key", c_key)', '("k", "query", c_query), ("q", "key", c_key)',
+           "The query's matrix got the key's gradient.", at="layer_bwd"),
+    Mutant("encoder_gelu_skipped", "encoder", "GELU", 'gelu_bwd(dg_NTF, c_gelu)["x"]', "dg_NTF",
+           "Between the two matrices stands a GELU, going back as well.", at="layer_bwd"),
+    Mutant("encoder_embedding_norm_skipped", "encoder", "LayerNorm",
+           'de_NTD = norm_bwd(model, "embed_norm", dx_NTD, c_norm, grads, bool(under))',
+           'norm_bwd(model, "embed_norm", dx_NTD, c_norm, grads, bool(under))\n    de_NTD = dx_NTD',
+           "The embeddings went through a LayerNorm: so does their gradient."),
+    Mutant("encoder_positions_mean_for_sum", "encoder", "mean for sum", "de_NTD.sum(axis=0)", "de_NTD.mean(axis=0)",
+           "One position serves the whole batch, so it collects the sum.", ("more than one row",)),
+    Mutant("encoder_positions_at_the_end", "encoder", "one layout or size", "dposition_TD[: de_NTD.shape[1]]",
+           "dposition_TD[-de_NTD.shape[1] :]", "Short sequences use the first positions.", ("T < time",)),
+    Mutant("encoder_positions_into_the_weights", "encoder", "protocol",
+           'dposition_TD = np.zeros_like(model.params["position.W"], dtype=de_NTD.dtype)',
+           'dposition_TD = model.params["position.W"]',
+           "You wrote the gradient into the weights: the next forward runs on it.", ("the second call",)),
+    Mutant("encoder_houlsby_skip_dropped", "encoder_adapter_h", "residual", "da_NTD = dsum_NTD + df_NTD", "da_NTD = df_NTD",
+           "The adapter adds to what it reads: the skip connection's share is missing.", at="layer_bwd"),
+    Mutant("encoder_houlsby_block_dropped", "encoder_adapter_h", "residual", "dm_NTD = ds_NTD + df_NTD", "dm_NTD = ds_NTD",
+           "The adapter reads m, so a gradient reaches m through it.", at="layer_bwd"),
+    Mutant("encoder_pfeiffer_skip_dropped", "encoder_adapter_p", "residual",
+           "ds_NTD if dskip_NTD is None else ds_NTD + dskip_NTD", "ds_NTD",
+           "s reaches y twice, through the adapter and past it.", at="layer_bwd"),
+)  # fmt: skip

@@ -1,0 +1,99 @@
+"""Bugs of by_hand/family.py and by_hand/bottleneck.py: TLoRA's relatives."""
+
+from .mutant import Mutant
+
+FA_DX = "grads[\"x\"] = dy_NO @ W0_IO.T + (dxd_NI if keep_NI is None else keep_NI * dxd_NI)"
+
+LORA_FA = (
+    Mutant("lora_fa_dB_without_scale", "lora_fa_linear", "alpha", "scale * (rows(u_NR).T @ rows(dy_NO))",
+           "rows(u_NR).T @ rows(dy_NO)", "The branch is scale x A B, so scale stays in dB.", ("scale != 1",)),
+    Mutant("lora_fa_dx_adapter_path_dropped", "lora_fa_linear", "dropped path", FA_DX, 'grads["x"] = dy_NO @ W0_IO.T',
+           "A is frozen, yet gradient flows through it to x.", ("B != 0",)),
+    Mutant("lora_fa_dx_dropout_twice", "lora_fa_linear", "dropout", "keep_NI * dxd_NI", "keep_NI * keep_NI * dxd_NI",
+           "The mask already holds 1 / (1 - p): once is enough.", ("B != 0", "dropout")),
+)  # fmt: skip
+
+TRI = (
+    Mutant("tri_dC_without_M", "tri_linear", "dropped path", "rows(v_NS).T", "rows(u_NR).T",
+           "C saw u M, so dC holds u M and not u."),
+    Mutant("tri_g_without_scale", "tri_linear", "alpha", "g_NS = scale * (dy_NO @ C_SO.T)", "g_NS = dy_NO @ C_SO.T",
+           "The branch is scale x A M C, so scale stays in dM, dA and dx.", ("scale != 1",)),
+    Mutant("tri_du_M_untransposed", "tri_linear", "transpose", "g_NS @ M_RS.T", "g_NS @ M_RS",
+           "Going back through u M needs M^T.", ("M != 0", "R or S > 1")),
+    Mutant("lora_xs_dM_transposed", "lora_xs_linear", "transpose", "rows(u_NR).T @ rows(g_NS)",
+           "rows(g_NS).T @ rows(u_NR)", "That is g^T u, the transpose of dM: a square M hides it.", ("R or S > 1",)),
+    Mutant("lora_xs_dM_mean_for_sum", "lora_xs_linear", "mean for sum", "rows(u_NR).T @ rows(g_NS)",
+           "rows(u_NR).T @ rows(g_NS) / len(rows(u_NR))",
+           "Rows are summed here; the loss has done the averaging already.", ("more than one row",)),
+)  # fmt: skip
+
+ICFM = "(dM_RR + dM_RR.T) @ C_RR"
+
+MTLORA = (
+    Mutant("mtlora_shim_dC_transposed", "mtlora_shim_linear", "transpose", "dM_RR.copy)()", "dM_RR.T.copy)()",
+           "That is the transpose of dM: a square C hides it.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
+    Mutant("mtlora_icfm_one_side", "mtlora_icfm_linear", "dropped path", ICFM, "dM_RR @ C_RR",
+           "C stands twice in C C^T, and a product has two terms.", ("B != 0",), at="mtlora_core_bwd"),
+    Mutant("mtlora_icfm_twice_one_side", "mtlora_icfm_linear", "transpose", ICFM, "2 * dM_RR @ C_RR",
+           "dM is not symmetric, although M is: both dM and dM^T are needed.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
+    Mutant("mtlora_ctcm_dC_D_untransposed", "mtlora_ctcm_linear", "transpose", "D_RR.T @ dM_RR", "D_RR @ dM_RR",
+           "D and C are square, so nothing warns you: dC = D^T dM.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
+    Mutant("mtlora_ctcm_wrong_side", "mtlora_ctcm_linear", "A/C swapped", "dM_RR @ C_RR.T", "C_RR.T @ dM_RR",
+           "M = D C has C on the right, and so has dD.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
+    Mutant("mtlora_dtsm_mean_for_sum", "mtlora_dtsm_linear", "mean for sum", "else dM_RR.copy()", "else dM_RR / 2",
+           "In a sum C + D each gets all of dM, not a half.", ("B != 0",), at="mtlora_core_bwd"),
+)  # fmt: skip
+
+VERA = (
+    Mutant("vera_dlambda_b_without_lambda_d", "vera_linear", "dropped path", "rows(u_NR * lambda_d_R)", "rows(u_NR)",
+           "lambda_b scales what lambda_d has scaled before.", ("B != 0",)),
+    Mutant("vera_dv_without_lambda_b", "vera_linear", "dropped path", "(dy_NO * lambda_b_O) @ B_RO.T", "dy_NO @ B_RO.T",
+           "Between y and v B stands lambda_b.", ("B != 0",)),
+    Mutant("vera_dx_without_lambda_d", "vera_linear", "dropped path", "(dv_NR * lambda_d_R) @ A_IR.T", "dv_NR @ A_IR.T",
+           "Between v and x stands lambda_d.", ("B != 0", "lambda_b != 0")),
+    Mutant("vera_dlambda_d_mean_for_sum", "vera_linear", "mean for sum", "rows(dv_NR * u_NR).sum(axis=0)",
+           "rows(dv_NR * u_NR).mean(axis=0)", "lambda_d was broadcast over rows, so its gradient is summed over rows.",
+           ("B != 0", "lambda_b != 0", "more than one row")),
+    Mutant("vera_dlambda_b_wrong_axis", "vera_linear", "broadcasting axis",
+           "(B_RO * (rows(u_NR * lambda_d_R).T @ rows(dy_NO))).sum(axis=0)",
+           "(B_RO * (rows(u_NR * lambda_d_R).T @ rows(dy_NO))).sum(axis=1)",
+           "lambda_b has one entry per output: sum over R, the first axis.", ("B != 0", "R or O > 1")),
+)  # fmt: skip
+
+DORA = (
+    Mutant("column_norm_without_root", "column_norm", "dropped path", "(dn_O / n_O)", "(2 * dn_O)",
+           "That is the gradient of the squared norm."),
+    Mutant("column_norm_over_square", "column_norm", "dropped path", "(dn_O / n_O)", "(dn_O / (n_O * n_O))",
+           "The derivative of a norm is a unit vector: divide by n once."),
+    Mutant("rescale_dnorm_sign", "rescale", "sign", "-dm_O * (magnitude_O / norm_O)", "dm_O * (magnitude_O / norm_O)",
+           "A longer column makes y smaller: 1/n has a derivative of -1/n^2."),
+    Mutant("rescale_dmagnitude_without_norm", "rescale", "dropped path", ".sum(axis=0) / norm_O", ".sum(axis=0)",
+           "m enters y as m / n, so dm holds 1 / n."),
+    Mutant("rescale_dmagnitude_mean_for_sum", "rescale", "mean for sum", "rows(dy_NO * y0_NO).sum(axis=0)",
+           "rows(dy_NO * y0_NO).mean(axis=0)", "m was broadcast over rows, so its gradient is summed over rows.",
+           ("more than one row",)),
+    Mutant("dora_inner_gradient_not_rescaled", "dora_linear", "dropped path", 'lora_linear_bwd(outer["y0"], c_lora',
+           "lora_linear_bwd(dy_NO, c_lora", "Between y and x V stands m / n, going back as well."),
+    Mutant("dora_norm_taken_as_constant", "dora_full_linear", "dropped path", "c_norm is not None and want", "False and want",
+           "Here the norm depends on A and B; with a detached norm this would be right."),
+    Mutant("dora_norm_path_without_scale", "dora_full_linear", "alpha", "dV_IO = scale * column_norm_bwd",
+           "dV_IO = column_norm_bwd", "V holds scale A B, so the path through the norm holds scale.", ("scale != 1",)),
+    Mutant("edora_inner_gradient_not_rescaled", "edora_linear", "dropped path", 'tri_linear_bwd(outer["y0"], c_tri',
+           "tri_linear_bwd(dy_NO, c_tri", "Between y and x V stands m / n, going back as well."),
+)  # fmt: skip
+
+BOTTLENECK = (
+    Mutant("relu_passes_everything", "relu", "dropped path", "np.where(positive_NF, dy_NF, 0)", "dy_NF.copy()",
+           "Where x < 0 nothing went forward, so nothing comes back.", ("an entry below 0",)),
+    Mutant("bottleneck_gelu_without_activation", "bottleneck_gelu", "GELU",
+           'ACTIVATIONS[act][1](df_ND @ up_RD.T, c_act)["x"]', "df_ND @ up_RD.T",
+           "Between the two matrices stands an activation, going back as well."),
+    Mutant("bottleneck_relu_ddown_b_mean_for_sum", "bottleneck_relu", "mean for sum", "rows(dpre_NR).sum(axis=0)",
+           "rows(dpre_NR).mean(axis=0)", "b is added to every row, so its gradient is the sum over rows.",
+           ("more than one row", "an active unit")),
+    Mutant("bottleneck_relu_dup_transposed", "bottleneck_relu", "transpose", "rows(t_NR).T @ rows(df_ND)",
+           "(rows(t_NR).T @ rows(df_ND)).T", "That is df^T t, the gradient of a matrix stored (D, R).",
+           ("D or R > 1", "an active unit")),
+)  # fmt: skip
+
+MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + BOTTLENECK

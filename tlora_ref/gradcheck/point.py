@@ -1,0 +1,254 @@
+"""One point: the inputs, the random cotangents, the hand-written gradients, and what is wrong with them as such.
+
+What holds for every gradient whatever its values is the protocol, checked without any oracle: a gradient for
+every declared array and no other, of its shape and dtype; the same bits every time; inputs, cotangent and
+cache left as they were; no memory shared; zero for a zero cotangent; the same numbers for any memory layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..registry import OPS, Op
+from ..shapes import InputError, split_name
+from .oracles import Oracle, spell, to_fractions
+from .pair import Array, Pair, kind, leaves, rebuilt, relayout
+from .report import Protocol
+
+PROTOCOL = ("keys, shapes and dtypes", "same bits twice", "inputs unchanged", "no shared memory",
+            "zero for a zero cotangent", "any memory layout")  # fmt: skip
+
+
+class Point:
+    """The hand-written gradients at one point, for every cotangent, and what is wrong with them as such."""
+
+    def __init__(self, pair: Pair, inputs: Mapping[str, Any], wrt: Any, oracle: Oracle, cotangents: int, seed: int):
+        check_inputs(inputs)
+        self.pair = pair
+        inputs = {k: np.asarray(v) if isinstance(v, np.floating) else v for k, v in inputs.items()}
+        # the exact oracle has the hand-written gradient in fractions too, all others in the given precision
+        self.given = {k: oracle.lift(v) for k, v in inputs.items()} if oracle.name == "exact" else inputs
+        self.names = declared(pair.fn, inputs, wrt)
+        self.rng = np.random.default_rng(seed)
+        self.problems: dict[str, str] = {}  # array -> why its gradient cannot be compared
+        self.unstable: set[str] = set()
+        out, cache = self._first_forward()
+        self.out = out
+        single = any(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in self.given.values())
+        self.dtype = np.float32 if single else np.float64
+        self.douts = [[self.draw(np.shape(a)) for a in leaves(out)] for _ in range(cotangents)]
+        self.hands = [self._gradients(dout, cache, self.given) for dout in self.douts]
+        self.hands = [{name: hand[name] for name in self.names if name not in self.problems} for hand in self.hands]
+
+    def draw(self, shape: tuple[int, ...]) -> Array:
+        """A random cotangent: one of ones would hide bugs in softmax and LayerNorm."""
+        numbers = np.asarray(self.rng.standard_normal(shape))
+        if any(isinstance(a, np.ndarray) and a.dtype == object for a in self.given.values()):
+            return to_fractions(np.round(8 * numbers) / 8 + 0.0625)  # short fractions, none of them zero
+        return numbers.astype(self.dtype)
+
+    def _first_forward(self) -> tuple[Any, Any]:
+        try:
+            out, cache = self.pair.forward(relayout(self.given, "K"))
+        except InputError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{k} {np.shape(v)}" for k, v in self.given.items() if isinstance(v, np.ndarray))
+            raise InputError(f"fn failed on {shapes}: {spell(error)}") from error
+        if not leaves(out):
+            raise InputError(f"fn returned {kind(out)} without an array in it")
+        for i, array in enumerate(leaves(out)):
+            if array.dtype.kind not in "fO":
+                raise InputError(f"fn's output {i} has dtype {array.dtype}, expected floating point")
+            if not finite(array):
+                raise InputError(f"fn's output {i} is {first_bad(array)}, for finite inputs")
+        return out, cache
+
+    def _gradients(self, dout: list[Array], cache: Any, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """What vjp returns, by the names of the inputs; what cannot be compared goes into ``problems``."""
+        try:
+            returned = self.pair.backward(rebuilt(self.out, list(dout)), cache, inputs)
+        except Exception as error:
+            self.problems |= dict.fromkeys(self.names, f"vjp failed: {spell(error)}")
+            return {}
+        if not isinstance(returned, Mapping):
+            expected = f"vjp returned {kind(returned)}, expected a dictionary {{name: gradient}}"
+            self.problems |= dict.fromkeys(self.names, expected)
+            return {}
+        found: dict[str, Array] = {}
+        for key, value in returned.items():
+            name = next((n for n in self.given if key in (n, split_name(n)[0])), None)
+            if name is None:
+                self.problems[str(key)] = f"vjp returned {key!r}, expected {_some(self.names)}"
+            elif name in self.names:
+                found[name] = value if isinstance(value, np.ndarray) else np.asarray(value)
+            elif self.given[name] is not None:
+                self.problems[str(key)] = (
+                    f"vjp returned {key!r}, which is held fixed: it is no array of floats, or not in wrt"
+                )
+        for name in self.names:
+            problem = self._problem(name, found)
+            if problem:
+                self.problems[name] = problem
+                found.pop(name, None)
+        return found
+
+    def _problem(self, name: str, found: Mapping[str, Array]) -> str:
+        shape = np.shape(self.given[name])
+        if name not in found:
+            return "vjp returned no gradient for it"
+        gradient = found[name]
+        if gradient.dtype.kind not in "fO":
+            return f"its gradient has dtype {gradient.dtype}, expected {np.asarray(self.given[name]).dtype}"
+        if gradient.shape != shape:
+            return f"its gradient has shape {gradient.shape}, expected {shape}"
+        return "" if finite(gradient) else f"its gradient is {first_bad(gradient)}"
+
+    # --- the protocol: what holds for every gradient, whatever its values
+
+    def protocol(self, rtol: float, floor: float) -> list[Protocol]:
+        """Every check of PROTOCOL; only the first when no gradient can be compared. Layouts may differ in the
+        last bits: ``rtol`` of the gradient, and ``floor``."""
+        wrong = [f"{name}: {text}" if name in self.names else text for name, text in self.problems.items()]
+        if not self.hands[0]:
+            return [Protocol(PROTOCOL[0], False, "; ".join(dict.fromkeys(wrong)))]
+        wrong += [
+            f"d{name} is {hand.dtype}, {name} is {self.given[name].dtype}"
+            for name, hand in self.hands[0].items()
+            if hand.dtype != self.given[name].dtype
+        ]
+        found = [wrong, self._twice(), *self._one_call(), self._zero(), self._layouts(rtol, floor)]
+        return [
+            Protocol(name, not notes, "; ".join(dict.fromkeys(notes)))
+            for name, notes in zip(PROTOCOL, found, strict=True)
+        ]
+
+    def _again(self, dout: list[Array], order: str = "K") -> tuple[Any, dict[str, Array]]:
+        inputs = relayout(self.given, order)
+        out, cache = self.pair.forward(inputs)
+        return out, self._gradients(relayout(dout, order), cache, inputs)
+
+    def _twice(self) -> list[str]:
+        """A fresh call, and a second backward from one cache."""
+        inputs, dout = relayout(self.given, "K"), self.douts[0]
+        out, cache = self.pair.forward(inputs)
+        if not all(map(same_bits, leaves(out), leaves(self.out))):
+            self.unstable |= set(self.names)
+            return ["fn gives other numbers the second time"]
+        for _ in range(2):
+            again = self._gradients(relayout(dout, "K"), cache, inputs)
+            self.unstable |= {n for n, a in self.hands[0].items() if n not in again or not same_bits(a, again[n])}
+        return [f"d{name} has other numbers the second time" for name in self.names if name in self.unstable]
+
+    def _one_call(self) -> tuple[list[str], list[str]]:
+        """What changed, and what shares memory, in one forward and backward on arrays of their own."""
+        inputs, dout = relayout(self.given, "K"), relayout(self.douts[0], "K")
+        out, cache = self.pair.forward(inputs)
+        changed = [f"fn changed {k}" for k, v in inputs.items() if not same_bits(v, self.given[k])]
+        inputs_then, cached = relayout(inputs, "K"), relayout(leaves(cache), "K")
+        grads = self._gradients(dout, cache, inputs)
+        changed += [f"vjp changed {k}" for k, v in inputs.items() if not same_bits(v, inputs_then[k])]
+        changed += ["vjp changed the cotangent"] if not all(map(same_bits, dout, self.douts[0])) else []
+        changed += ["vjp changed the cache"] if not all(map(same_bits, leaves(cache), cached)) else []
+        if self.pair.shared_memory:
+            return changed, []
+        owners = [*inputs.items(), *(("the cotangent", a) for a in dout)]
+        results = {**{f"output {i}": a for i, a in enumerate(leaves(out))}, **{f"d{k}": a for k, a in grads.items()}}
+        shared = [f"{r} shares memory with {o}" for r, a in results.items() for o, b in owners if overlap(a, b)]
+        pairs = [(r, o) for i, r in enumerate(results) for o in list(results)[:i]]
+        return changed, shared + [f"{r} shares memory with {o}" for r, o in pairs if overlap(results[r], results[o])]
+
+    def _zero(self) -> list[str]:
+        _, grads = self._again([0 * a for a in self.douts[0]])
+        return [f"d{name} is not zero" for name, gradient in grads.items() if np.asarray(gradient != 0).any()]
+
+    def _layouts(self, rtol: float, floor: float) -> list[str]:
+        found = []
+        for order, spoken in (("C", "C-ordered"), ("F", "F-ordered"), ("gaps", "non-contiguous")):
+            _, grads = self._again(self.douts[0], order)
+            for name, expected in self.hands[0].items():
+                error = norm(grads[name] - expected) if name in grads else float("inf")
+                if not error <= rtol * norm(expected) + floor:
+                    found.append(f"d{name} differs by {error:.1e} for {spoken} arguments")
+        return found
+
+
+def check_inputs(inputs: Mapping[str, Any]) -> None:
+    """Raises InputError for what no oracle can use."""
+    for name, value in inputs.items():
+        if isinstance(value, float) and not np.isfinite(value):
+            raise InputError(f"{name} is {value}, expected a finite number")
+        if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind in "biu":
+            continue
+        if value.dtype not in (np.float64, np.float32, object):
+            raise InputError(f"{name} has dtype {value.dtype}, expected float64 or float32")
+        if not finite(value):
+            raise InputError(f"{name} is {first_bad(value)}, expected finite numbers")
+
+
+def row_of(fn: Any) -> Op | None:
+    """The row of the registry whose forward this is; a row may be a kernel with some arguments fixed."""
+
+    def unfolded(f: Any) -> Any:
+        return (f.func, f.keywords) if isinstance(f, partial) else (f, {})
+
+    return next((op for op in OPS.values() if unfolded(op.fwd) == unfolded(fn)), None)
+
+
+def declared(fn: Any, inputs: Mapping[str, Any], wrt: Collection[str] | None) -> list[str]:
+    """The inputs that must have a gradient, by their names in ``inputs``. Raises InputError."""
+    differentiable = [k for k, v in inputs.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fO"]
+    if wrt is None:
+        op = row_of(fn)
+        wrt = differentiable if op is None else op.wrt
+    elif isinstance(wrt, str):
+        raise InputError(f"wrt is the text {wrt!r}, expected a collection of names")
+    names = []
+    for key in wrt:
+        name = next((n for n in inputs if key in (n, split_name(n)[0])), None)
+        if name is None:
+            raise InputError(f"wrt names {key!r}, which is not among the inputs {_some(inputs)}")
+        if name in differentiable:
+            names.append(name)
+        elif inputs[name] is not None:
+            kind = getattr(inputs[name], "dtype", type(inputs[name]).__name__)
+            raise InputError(f"wrt names {key!r}, which is a {kind}, expected a floating-point array")
+    if not names:
+        raise InputError(f"nothing to differentiate by: no floating-point array among the inputs {_some(inputs)}")
+    return names
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:8]) + (", ..." if len(names) > 8 else "") if names else "(none)"
+
+
+def finite(array: Any) -> bool:
+    """Neither NaN nor infinite; fractions never are."""
+    return array.dtype == object or bool(np.isfinite(array).all())
+
+
+def first_bad(array: Any) -> str:
+    """ "nan at [0, 2]" """
+    where = np.argwhere(~np.isfinite(array))[0].tolist()
+    return f"{np.asarray(array)[tuple(where)]} at {where}"
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Equal in every number, NaN equal to NaN; anything that is no array counts as equal."""
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return True
+    return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def overlap(a: Any, b: Any) -> bool:
+    """Whether two arrays share memory."""
+    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.shares_memory(a, b)
+
+
+def norm(array: Any) -> float:
+    """The largest absolute value, as a float."""
+    return float(np.max(np.abs(array))) if np.size(array) else 0.0
