@@ -13,6 +13,7 @@ JOBS = {
     "check": "hand-written gradients against oracles: all of this project's, or a pair of yours",
     "mutants": "which seeded gradient bugs do gradient checkers find, this project's and others",
     "count": "numbers a method trains, stores and keeps in the optimizer, on known models or any width",
+    "compare": "every method of the family on shifted digits: natural ranks, curves, equal counts",
     "export": "an adapter file as a LoRA for Hugging Face PEFT",
 }
 

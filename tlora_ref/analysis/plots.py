@@ -11,8 +11,44 @@ from typing import Any
 
 import numpy as np
 
-COLOURS = {"tlora": "#0072B2", "lora": "#D55E00", "head": "#009E73", "full": "#000000", "nothing": "#7f7f7f"}
-MARKERS = {"tlora": "o", "lora": "s", "head": "^", "full": "D", "nothing": "x"}
+COLOURS = {
+    "tlora": "#0072B2",
+    "lora": "#D55E00",
+    "head": "#009E73",
+    "full": "#000000",
+    "nothing": "#7f7f7f",
+    "lora_fa": "#E69F00",
+    "vera": "#009E73",
+    "lora_xs": "#56B4E9",
+    "dora": "#CC79A7",
+    "dora_full": "#CC79A7",
+    "edora": "#6A3D9A",
+    "mtlora_shim": "#8C510A",
+    "mtlora_icfm": "#8C510A",
+    "mtlora_ctcm": "#8C510A",
+    "mtlora_dtsm": "#8C510A",
+    "adapter_h": "#666666",
+    "adapter_p": "#999999",
+}
+MARKERS = {
+    "tlora": "o",
+    "lora": "s",
+    "head": "^",
+    "full": "D",
+    "nothing": "x",
+    "lora_fa": "v",
+    "vera": "P",
+    "lora_xs": "h",
+    "dora": "d",
+    "dora_full": "D",
+    "edora": "X",
+    "mtlora_shim": "<",
+    "mtlora_icfm": ">",
+    "mtlora_ctcm": "1",
+    "mtlora_dtsm": "2",
+    "adapter_h": "^",
+    "adapter_p": "*",
+}
 DASHES = ("-", "--", ":", "-.")
 STYLE = {
     "figure.dpi": 100,
@@ -157,3 +193,32 @@ def alpha_and_norm(path: Path, label: str, histories: list[Mapping[str, Any]]) -
             axis.set_xlabel("epoch")
             axis.set_title(f"{name}, {label}")
         right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def methods_over_rank(
+    path: Path, shift: str, references: list[Mapping[str, Any]], curves: list[Mapping[str, Any]]
+) -> None:
+    """Test accuracy over trained parameters, one curve per method over its ranks, standard deviation as bars."""
+    with figure(path, width=8.4, height=4.6) as ((axis,),):
+        for row, dash in zip(references, (":", "--"), strict=True):
+            axis.axhline(row["accuracy_mean"], color="#7f7f7f", ls=dash, lw=1)
+            axis.annotate(f"{row['method']}, {row['trained']:,} trained", (0.01, row["accuracy_mean"]), xytext=(0, 3),
+                          xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
+        for i, method in enumerate(dict.fromkeys(row["method"] for row in curves)):
+            chosen = sorted((r for r in curves if r["method"] == method), key=lambda r: r["trained"])
+            axis.errorbar(
+                [r["trained"] for r in chosen],
+                [r["accuracy_mean"] for r in chosen],
+                [r["accuracy_std"] for r in chosen],
+                color=COLOURS[method],
+                marker=MARKERS[method],
+                ls=DASHES[i % len(DASHES)],
+                lw=2.4 if method == "tlora" else 1.4,
+                capsize=2,
+                label=method,
+            )
+        axis.set_xscale("log")
+        axis.set_xlabel("trained parameters")
+        axis.set_ylabel("test accuracy")
+        axis.set_title(f"Adapting to {shift} digits: mean and standard deviation over seeds")
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

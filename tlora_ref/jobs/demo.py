@@ -15,33 +15,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
-from ..config import AdapterConfig, EncoderConfig, TrainConfig
-from ..data import SHIFTS, Part, load_digits
+from ..config import AdapterConfig, EncoderConfig
+from ..counts import count, held
+from ..data import SHIFTS, load_digits
 from ..gradcheck import central_gradient, complex_step_gradient, relative_error
 from ..init import attach, init_encoder
-from ..model import Model, encoder_shapes
 from ..shapes import InputError
+from .digits import ENCODER, FULL, QUICK, Task, Way, adapt, pretrain, search
 from .output import output_folder, size, table, write_csv, write_json
 from .rooms import ByAutograd, Room, add_room_arguments, chosen_room
 
-ENCODER = EncoderConfig(width=32, layers=2, heads=4, hidden=64, time=8, features=8, classes=10)
-PRETRAIN = TrainConfig(epochs=32, batch_size=64, lr=3e-3)
-LEARNING_RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 ORACLES = {
     "central": ("central difference", 1e-6),
     "complex_step": ("complex step", 1e-11),
     "autograd": ("autograd", 1e-11),
 }
 """What a right gradient is held against: its title, and the largest error it leaves."""
-SEARCH_SHARE = 0.4
-"""How long a run of the learning-rate search is, of a full run's epochs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,27 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_room_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
     parser.add_argument("--out", default="out/demo", help="folder for results and figures (out/demo)")
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to adapt: a method at a rank, the head only, everything, or nothing."""
-
-    label: str
-    kind: str  # "nothing", "head", "full", or an adapter method
-    rank: int | None = None
-
-    def adapter(self, seed: int = 0) -> AdapterConfig | None:
-        """The adapter it attaches, if any."""
-        return None if self.rank is None else AdapterConfig(method=self.kind, rank=self.rank, seed=seed)
-
-    def prepare(self, base: Model, seed: int) -> Model:
-        """The base, made ready: with the adapter attached, or with the right arrays trained."""
-        if self.kind == "head":
-            return base.training({"head.W", "head.b"})
-        if self.kind == "full":
-            return base.training(base.params)
-        return attach(base, self.adapter(seed)) if self.rank else base.training(())
 
 
 def ways(rank: int) -> list[Way]:
@@ -150,19 +123,7 @@ def _group(name: str) -> str:
     return {"embed": "embedding", "position": "embedding", "head": "head"}.get(part, "feed-forward")
 
 
-# --- 2 to 4. pretrain, shift, adapt --------------------------------------------------------------
-
-
-def adapt(shared: tuple[Room, Model, dict[str, Part]], task: tuple[Way, float, int, int, str]) -> dict[str, Any]:
-    """One run: a way at a learning rate, seed and number of epochs; accuracy on a part of the data."""
-    (room, base, parts), (way, lr, seed, epochs, part) = shared, task
-    start = time.perf_counter()
-    config = TrainConfig(epochs=epochs, batch_size=64, lr=lr, seed=seed)
-    model, history = room.train(way.prepare(base, seed), parts["train"].x, parts["train"].y, config)
-    seconds = time.perf_counter() - start
-    trained = {name: model.params[name] for name in model.trained}
-    accuracy = room.evaluate(model, parts[part].x, parts[part].y)[1]
-    return {"accuracy": accuracy, "seconds": seconds, "history": asdict(history), "trained": trained}
+# --- 2 to 5. pretrain, shift, adapt, report -----------------------------------------------------
 
 
 def run(args: argparse.Namespace) -> int:
@@ -207,16 +168,11 @@ def run(args: argparse.Namespace) -> int:
 
 def experiment(args: Any, room: Room, chosen: list[Way], upright: Any, shifted: Any, say: Any) -> dict[str, Any]:
     """Pretrain, show that attaching changes nothing, search learning rates, run every seed."""
-    from ..counts import count, held
     from .runs import one_thread, run_all
 
-    pretrain_epochs, epochs, seeds, rates = 32, 20, args.seeds, LEARNING_RATES
-    if args.quick:
-        pretrain_epochs, epochs, seeds, rates = 12, 6, min(2, args.seeds), LEARNING_RATES[1:4:2]
-
+    plan, seeds = (QUICK, min(2, args.seeds)) if args.quick else (FULL, args.seeds)
     with one_thread():
-        config = TrainConfig(epochs=pretrain_epochs, batch_size=PRETRAIN.batch_size, lr=PRETRAIN.lr)
-        base, _ = room.train(init_encoder(ENCODER), upright["train"].x, upright["train"].y, config)
+        base = pretrain(room, upright["train"], plan)
         base_accuracy = {
             name: room.evaluate(base, parts["test"].x, parts["test"].y)[1]
             for name, parts in (("upright", upright), ("shifted", shifted))
@@ -224,27 +180,23 @@ def experiment(args: Any, room: Room, chosen: list[Way], upright: Any, shifted: 
         before = room.logits(base, shifted["test"].x)
         after = room.logits(attach(base, AdapterConfig(rank=args.rank)), shifted["test"].x)
     changed = float(np.abs(after - before).max())
-    say(f"\nBase, {count(ENCODER, None).base:,} numbers, pretrained on {len(upright['train'].y):,} upright digits: "
-        f"test accuracy {base_accuracy['upright']:.3f}; "
-        f"on {args.shift} digits {base_accuracy['shifted']:.3f}.")  # fmt: skip
+    say(
+        f"\nBase, {count(ENCODER, None).base:,} numbers, pretrained on {len(upright['train'].y):,} upright digits: "
+        f"test accuracy {base_accuracy['upright']:.3f}; on {args.shift} digits {base_accuracy['shifted']:.3f}."
+    )
     say(f"TLoRA attached, nothing trained yet: the logits change by {changed}.\n")
 
     adapting = [way for way in chosen if way.kind != "nothing"]
     shared = (room, base, shifted)
-    short = max(1, round(SEARCH_SHARE * epochs))
-    search = [(way, lr, 0, short, "validation") for way in adapting for lr in rates]
-    found = dict(zip(search, run_all(adapt, shared, search, "learning rates"), strict=True))
-    best = {way: max(rates, key=lambda lr: found[(way, lr, 0, short, "validation")]["accuracy"])
-            for way in adapting}  # fmt: skip
-    tasks = [(way, best[way], seed, epochs, "test") for way in adapting for seed in range(seeds)]
-    outcomes = dict(zip(tasks, run_all(adapt, shared, tasks, "seeds"), strict=True))
+    best = search(shared, adapting, plan)
+    tasks = [Task(way, best[way], seed, plan.epochs, "test") for way in adapting for seed in range(seeds)]
+    outcomes = list(zip(tasks, run_all(adapt, shared, tasks, "seeds"), strict=True))
 
     rows, histories, examples = [], {}, {}
     for way in chosen:
         model = way.prepare(base, 0)
-        names = [n for n in model.trained if n in encoder_shapes(ENCODER)]
-        formula = count(ENCODER, model.adapter, train_also=names)
-        runs = [outcomes[task] for task in tasks if task[0] == way]
+        formula = way.counts(base)
+        runs = [outcome for task, outcome in outcomes if task.way == way]
         accuracies = [r["accuracy"] for r in runs] or [base_accuracy["shifted"]]
         rows.append({
             "method": way.label, "kind": way.kind, "rank": way.rank,
@@ -259,7 +211,7 @@ def experiment(args: Any, room: Room, chosen: list[Way], upright: Any, shifted: 
             model = model.with_params(runs[0]["trained"])
         examples[way.label] = room.logits(model, shifted["test"].x).argmax(axis=-1)
     return {"rows": rows, "histories": histories, "predictions": examples, "base": base_accuracy, "seeds": seeds,
-            "upright": upright["test"], "shifted": shifted["test"], "learning_rates": list(rates),
+            "upright": upright["test"], "shifted": shifted["test"], "learning_rates": list(plan.rates),
             "middle": f"TLoRA r={args.rank}",
             "upright_predictions": room.logits(base, upright["test"].x).argmax(axis=-1)}  # fmt: skip
 
