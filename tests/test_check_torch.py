@@ -36,7 +36,7 @@ class Update(Function):
 
     @classmethod
     def gradients(cls, ctx, dy):
-        x, A, B, C, alpha, u = ctx.saved_tensors
+        _, A, B, C, alpha, u = ctx.saved_tensors
         u = u.to(cls.cache_dtype).to(u.dtype)
         g = dy @ C.T
         dB = cls.spoil(u.T @ g, ctx.saved_tensors)
@@ -142,22 +142,23 @@ def test_the_same_functions_without_the_bugs_pass_both():
 
 
 @pytest.mark.parametrize(
-    ("module", "shape"),
+    ("module", "shape", "oracle"),
     [
-        (nn.Linear(4, 5), (3, 4)),
-        (nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 2)), (3, 4)),
-        (nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True), (2, 3, 4)),
-        (nn.BatchNorm1d(3), (4, 3)),
+        (nn.Linear(4, 5), (3, 4), "forward-mode"),
+        (nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 2)), (3, 4), "forward-mode"),
+        # its fused attention has no forward mode
+        (nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True), (2, 3, 4), "richardson"),
+        (nn.BatchNorm1d(3), (4, 3), "forward-mode"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+    ids=["linear", "sequential", "transformer", "batch norm"],
 )
-def test_modules_are_checked_with_their_parameters_and_left_as_they_are(module, shape):
+def test_modules_are_checked_with_their_parameters_and_left_as_they_are(module, shape, oracle):
     before = {k: v.clone() for k, v in module.state_dict().items()}
     report = check_torch(module, [draw(*shape).float()])
     report.raise_if_failed()
     assert {row.array for row in report.rows} >= {f"self.{name}" for name, _ in module.named_parameters()}
     assert len(report.rows) == 1 + len(list(module.parameters()))
-    assert {row.oracle for row in report.rows} == {"forward-mode"}
+    assert {row.oracle for row in report.rows} == {oracle}
     assert max(row.ratio for row in report.rows) < 0.1
     for name, value in module.state_dict().items():
         assert value.dtype == before[name].dtype
@@ -215,8 +216,8 @@ def test_randomness_detached_outputs_and_full_mode():
     detached = check_torch(lambda x: (2 * x).detach(), [draw(3)])
     assert "was it detached?" in detached.malformed
     half = check_torch(lambda x, y: x.detach() * y, [draw(3), draw(3, seed=1)], mode="full")
-    # a detached factor has a gradient of zero by torch's account, forwards as backwards
-    assert {row.array: row.verdict for row in half.rows} == {"x": "FAIL", "y": "PASS"} or half.rows[0].verdict != "PASS"
+    # zero by torch's account, forwards as backwards, and not by the values of the function
+    assert {row.array: row.verdict for row in half.rows} == {"x": "ORACLE_INVALID", "y": "PASS"}
     assert json.loads(half.to_json())["rows"][0]["array"] == "x"
 
 

@@ -110,6 +110,8 @@ def test_the_smallest_error_is_an_error():
     for mode in ("directional", "full"):
         report = check(op.fwd, off, args, oracle="exact", mode=mode)
         assert {row.array: row.verdict for row in report.rows} == {"x_NI": "PASS", "B_RS": "FAIL", "alpha": "PASS"}
+        assert 0 < report.rows[1].error < 1e-35
+        assert len(report.rows[1].index) == 2
     assert check(op.fwd, op.bwd, args, oracle="exact", mode="full").ok
 
 

@@ -233,6 +233,14 @@ def test_a_gradient_that_errs_as_the_complex_step_does_is_not_passed():
     assert row(report, "x").verdict == "ORACLE_INVALID"
 
 
+def test_an_imaginary_part_lost_on_the_way_is_noticed_where_differences_cannot_see_it():
+    """1e-9 of the function passes through a cast: too little for differences, a hundred tolerances for the rest."""
+    report = check(lambda x: x * x + 1e-9 * x.astype(float), lambda dout, x: {"x": dout * (2 * x + 1e-9)},
+                   {"x": np.array([1.0, 2.0])})  # fmt: skip
+    assert row(report, "x").verdict == "ORACLE_INVALID"
+    assert "ComplexWarning" in row(report, "x").note
+
+
 def test_only_the_array_the_oracle_cannot_handle_is_doubted():
     report = check(lambda x, y: x * x + y * np.abs(y),
                    lambda dout, x, y: {"x": 2 * dout * x, "y": 2 * dout * np.abs(y)},
@@ -625,3 +633,51 @@ def test_importing_the_checker_imports_neither_torch_nor_mpmath():
     heavy = "{'torch', 'mpmath', 'matplotlib'}"
     code = f"import sys, tlora_ref.gradcheck as g; g.check; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- functions that fail elsewhere than at the point ---------------------------------------------
+
+
+def test_a_function_that_fails_near_the_point_or_for_one_layout_is_reported_and_nothing_escapes():
+    def picky(x):
+        if not x.flags.c_contiguous:
+            raise TypeError("C order only")
+        return np.sqrt(x)
+
+    def root(dout, x):
+        return {"x": dout / (2 * np.sqrt(x))}
+
+    report = check(picky, root, {"x": np.array([[1.0, 2.0], [3.0, 4.0]])}, oracle="richardson")
+    assert "for F-ordered arguments fn failed: TypeError: C order only" in protocol(report)["any memory layout"].note
+    edge = check(lambda x: np.where(x > 0, x, np.nan), lambda dout, x: {"x": 1 * dout}, {"x": np.array([1e-9, 1.0])},
+                 oracle="central")  # fmt: skip
+    assert row(edge, "x").verdict == "ORACLE_INVALID"
+    assert "gives NaN or infinity" in row(edge, "x").note
+
+    def only_here(x):
+        if (x != 1).any():
+            raise RuntimeError("elsewhere")
+        return x * 1
+
+    here = check(only_here, lambda dout, x: {"x": 1 * dout}, {"x": np.ones(2)}, oracle="richardson")
+    assert "richardson oracle failed: RuntimeError: elsewhere" in row(here, "x").note
+    layouts = check(TLORA.fwd, lambda dy, c: TLORA.bwd(dy, c) if c[4].flags.c_contiguous else {}, point())
+    assert "for F-ordered arguments dx_NI: vjp returned no gradient" in protocol(layouts)["any memory layout"].note
+    assert not layouts.malformed
+
+
+def test_the_callers_arrays_and_a_reused_buffer_are_safe():
+    buffer, x = np.empty(3), np.array([1.0, 2.0, 3.0])
+
+    def reused(dout, x):
+        return {"x": np.multiply(dout, 2 * x, out=buffer)}
+
+    def spoils(dout, x):
+        gradient = {"x": dout * 2 * x}
+        x *= 0
+        return gradient
+
+    check(lambda x: x * x, reused, {"x": x}).raise_if_failed()
+    report = check(lambda x: x * x, spoils, {"x": x})
+    assert protocol(report)["inputs unchanged"].note == "vjp changed x"
+    np.testing.assert_array_equal(x, [1, 2, 3])

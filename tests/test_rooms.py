@@ -9,6 +9,7 @@ from tlora_ref import init_encoder
 from tlora_ref.__main__ import main
 from tlora_ref.data import Part
 from tlora_ref.jobs import demo
+from tlora_ref.jobs.digits import ENCODER, Plan, Task, Way, adapt
 from tlora_ref.jobs.rooms import ByAutograd, ByHand
 
 
@@ -33,13 +34,13 @@ def test_one_run_is_the_same_in_either_room(way):
     """float32 as in the job: the losses of 12 steps agree to its digits, and so does what is trained."""
     rng = np.random.default_rng(0)
     data = Part(rng.random((300, 8, 8), dtype=np.float32), rng.integers(0, 10, 300))
-    base = init_encoder(demo.ENCODER)
+    base = init_encoder(ENCODER)
     if way.kind == "nothing":
         logits = [room.logits(base, data.x) for room in (ByHand(), ByAutograd())]
         np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=1e-5)
         return
     outcomes = [
-        demo.adapt((room, base, {"train": data, "test": data}), (way, 1e-2, 3, 3, "test"))
+        adapt((room, base, {"train": data, "test": data}), Task(way, lr=1e-2, seed=3, epochs=3, part="test"))
         for room in (ByHand(), ByAutograd())
     ]
     hand, twin = outcomes
@@ -53,13 +54,13 @@ def test_one_run_is_the_same_in_either_room(way):
 
 
 def test_the_job_runs_from_by_autograd_and_holds_the_hand_gradients_against_autograds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        demo, "ways", lambda rank: [demo.Way("nothing", "nothing"), demo.Way("TLoRA r=32", "tlora", 32)]
-    )
-    monkeypatch.setattr(demo, "LEARNING_RATES", (1e-1, 1e-1))
+    monkeypatch.setattr(demo, "ways", lambda rank: [Way("nothing", "nothing"), Way("TLoRA r=32", "tlora", 32)])
+    monkeypatch.setattr(demo, "QUICK", Plan(pretrain=12, epochs=6, search=1, rates=(1e-1,)))
     args = ["demo", "--quick", "--rank", "32", "--seeds", "1", "--json", "--out", str(tmp_path)]
     assert main([*args, "--room", "by_autograd"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "central difference  complex step  autograd" in printed.err
+    report = json.loads(printed.out)
     assert report == json.loads((tmp_path / "demo.json").read_text())
     assert (report["room"], report["device"]) == ("by_autograd", "cpu")
     assert all(row["autograd"] < 1e-12 for row in report["gradients"])

@@ -2,6 +2,7 @@
 
 The rooms:
     by_hand      NumPy, every gradient written out; imports no torch
+    by_autograd  PyTorch, forward only, and TLoRA into any torch model
     gradcheck    oracles for gradients
     analysis     what training did, and the plots
     jobs         what ``python -m tlora_ref JOB`` runs
@@ -12,6 +13,7 @@ Shared by all rooms:
     data         digits and their shifts            checkpoint  adapter files
     export       an adapter as a LoRA for PEFT      known     shapes of well-known models
     targets      modules chosen by name             files     files that are whole or absent
+    loop         schedule, batches and masks of a training run, and its history
 
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.
 """

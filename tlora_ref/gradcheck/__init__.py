@@ -1,11 +1,17 @@
 """Verification of hand-written gradients, of this project's kernels and of anyone's function.
 
-checker.py      check(fn, vjp, inputs): a verdict per array, and the protocol every gradient keeps
+checker.py      check(fn, vjp, inputs): a verdict per array
 report.py       what a check found, as text, HTML and JSON
+point.py        the gradients at one point, and the protocol every gradient keeps
+pair.py         calling a function and its backward, whatever their form
 oracles.py      derivatives from function values alone: complex step, differences, fractions, 50 digits
+arithmetic.py   arrays of fractions, and of 50-digit numbers that kernels run on
+hints.py        what a wrong factor may be
 scenarios.py    the points that together expose what one random point hides
 torch_check.py  check_torch(fn_or_module, inputs): the same for torch
 suite.py        every kernel and the encoder's loss, by every oracle, over every scenario
+mutants/        seeded bugs, the test of a checker
+scorers.py      score(checker): which of them it finds; the checkers in common use
 """
 
 from typing import Any
@@ -13,6 +19,7 @@ from typing import Any
 from .checker import check
 from .oracles import ORACLES, OracleError, central_gradient, complex_step_gradient, relative_error
 from .report import GradientError, Report, Row
+from .scorers import score
 
 __all__ = [
     "ORACLES",
@@ -25,6 +32,7 @@ __all__ = [
     "check_torch",
     "complex_step_gradient",
     "relative_error",
+    "score",
 ]
 
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from ..shapes import InputError
 from .hints import named
-from .oracles import ORACLES, Line, Oracle, OracleError, central, complex_step, richardson, torch_oracle
+from .oracles import ORACLES, Line, Oracle, OracleError, central, complex_step, richardson, spell, torch_oracle
 from .pair import Array, Pair
-from .point import Point, norm, row_of, same_bits
+from .point import Point, finite, norm, row_of, same_bits
 from .report import VERDICTS, Report, Row
 
 FLOAT32 = (1e-4, 1e-6)
@@ -123,11 +123,14 @@ class Comparison:
     def __init__(self, point: Point, oracle: Oracle, rtol: float | None, atol: float | None):
         self.point, self.oracle = point, oracle
         single = FLOAT32 if point.dtype == np.float32 else (0.0, 0.0)
+        # Richardson's differences know how good they are: up to a hundred times stricter where that allows
+        self.adaptive = oracle.derivative is richardson and (rtol, atol, single[0]) == (None, None, 0.0)
         self.rtol = max(oracle.rtol, single[0]) if rtol is None else rtol
         self.atol = max(oracle.atol, single[1]) if atol is None else atol
         self.inputs = {k: oracle.lift(widened(v)) for k, v in point.given.items()}
         self.douts = [[widened(a) for a in dout] for dout in point.douts]
         self.floors = [self.floor(g, self.atol) for g in range(len(self.douts))]
+        self.hundredths = [self.floor(g, 0.01) for g in range(len(self.douts))]
 
     def floor(self, g: int, atol: float) -> float:
         """atol * |dout| * max(1, largest gradient)."""
@@ -153,18 +156,28 @@ class Comparison:
         return sign * rng.uniform(0.5, 1.5, size)
 
     def probe(self, name: str, mode: str) -> Probe:
-        """Ask the oracle: along two random directions, or along every entry."""
-        size = prod(self.inputs[name].shape)
+        """Ask the oracle: along two random directions, or along every entry. Raises OracleError."""
+        try:
+            probe = self._probe(name, mode)
+        except (OracleError, ModuleNotFoundError):
+            raise
+        except Exception as error:
+            raise OracleError(f"the {self.oracle.name} oracle failed: {spell(error)}") from error
+        if not finite(probe.truth):
+            raise OracleError(f"the {self.oracle.name} oracle gives NaN or infinity: is fn finite around the point?")
+        return probe
+
+    def _probe(self, name: str, mode: str) -> Probe:
         if self.oracle.gradients is not None:
             return Probe(None, np.stack([np.ravel(g[name]) for g in self.truths], axis=-1), 0.0)
+        size = prod(self.inputs[name].shape)
         if mode == "full":
-            V, directions = None, np.eye(size)
-            directions = directions.astype(int).astype(object) if self.oracle.name == "exact" else directions
+            whole = self.oracle.name == "exact"
+            V, directions = None, np.eye(size, dtype=int).astype(object) if whole else np.eye(size)
         else:
             V = directions = np.stack([self.direction(size) for _ in range(self.directions)])
         found = [self.oracle.derivative(self.line(name, v)) for v in directions]
-        truth = np.stack([values for values, _ in found])
-        return Probe(V, truth, max(off for _, off in found))
+        return Probe(V, np.stack([values for values, _ in found]), max(off for _, off in found))
 
     @property
     def directions(self) -> int:
@@ -175,6 +188,11 @@ class Comparison:
     def truths(self) -> Sequence[Mapping[str, Array]]:
         """All gradients of an oracle that gives them at once."""
         return self.oracle.gradients(self.inputs, self.point.names, self.douts)
+
+    def tolerance(self, probe: Probe, gradients: Sequence[Array], floors: Sequence[float]) -> Array:
+        """(P, G): what the errors may be."""
+        allowed = probe.tolerance(gradients, self.rtol, floors)
+        return np.minimum(allowed, np.maximum(allowed / 100, 10 * probe.off)) if self.adaptive else allowed
 
     # --- verdicts
 
@@ -187,15 +205,14 @@ class Comparison:
             probe = self.probe(name, mode)
         except OracleError as error:
             return Row(name, "ORACLE_INVALID", self.oracle.name, note=str(error))
-        values, tolerance = probe.read(hand), probe.tolerance(hand, self.rtol, self.floors)
-        if self.oracle.derivative is richardson:  # it knows how good it is: as strict as that allows
-            tolerance = np.minimum(tolerance, np.maximum(tolerance / 100, 10 * probe.off))
+        values, tolerance = probe.read(hand), self.tolerance(probe, hand, self.floors)
         error = np.abs(values - probe.truth).astype(float)
         p, g = worst(error, tolerance)
         index = np.unravel_index(p, hand[0].shape) if probe.V is None else None
         row = Row(name, "PASS", self.oracle.name, float(error[p, g]), float(tolerance[p, g]),
                   None if index is None else tuple(map(int, index)),
-                  float(values[p, g]), float(probe.truth[p, g]))  # fmt: skip
+                  float(values[p, g]), float(probe.truth[p, g]),
+                  relative=float((error / probe.tolerance(hand, 1.0, self.hundredths)).max()))  # fmt: skip
         if (error <= tolerance).all():
             silent = all(norm(h) <= floor for h, floor in zip(hand, self.floors, strict=True))
             return replace(row, verdict="VACUOUS", note=VERDICTS["VACUOUS"]) if silent else row
@@ -253,23 +270,27 @@ class Comparison:
         hand = self.hand(row.array)[g].reshape(-1)
         v, entries = self.direction(hand.size), np.arange(hand.size)
 
-        def values(chosen: Array, along: Array) -> tuple[Any, Any]:
-            only = np.zeros_like(along)
-            only[chosen] = along[chosen]
-            return (only * hand).sum(), self.oracle.derivative(self.line(row.array, only))[0][g]
+        def error_along(chosen: Array) -> Any:
+            only = np.zeros_like(v)
+            only[chosen] = v[chosen]
+            return (only * hand).sum() - self.oracle.derivative(self.line(row.array, only))[0][g]
 
-        error = np.subtract(*values(entries, v))
+        error = error_along(entries)
         while len(entries) > 1:
             left, right = np.array_split(entries, 2)
-            error_left = np.subtract(*values(left, v))
+            error_left = error_along(left)
             keep_left = abs(error_left) >= abs(error - error_left)
             entries, error = (left, error_left) if keep_left else (right, error - error_left)
-        by_hand, truth = map(float, values(entries, np.ones_like(v)))
-        tolerance = self.rtol * max(norm(hand), abs(truth)) + self.floors[g]
-        if abs(by_hand - truth) <= tolerance:
+        only = np.zeros_like(v)
+        only[entries] = 1
+        found, off = self.oracle.derivative(self.line(row.array, only))
+        by_hand, truth = hand[entries[0]], found[g]
+        probe = Probe(only[None], np.array([[truth]]), off)
+        error, tolerance = float(abs(by_hand - truth)), float(self.tolerance(probe, [hand], [self.floors[g]])[0, 0])
+        if error <= tolerance:
             return row
         index = tuple(map(int, np.unravel_index(entries[0], self.inputs[row.array].shape)))
-        return replace(row, error=abs(by_hand - truth), tolerance=tolerance, index=index, hand=by_hand, truth=truth)
+        return replace(row, error=error, tolerance=tolerance, index=index, hand=float(by_hand), truth=float(truth))
 
     # --- hints
 
@@ -287,9 +308,10 @@ class Comparison:
         for other, gradient in self.point.hands[0].items():
             if other != name and gradient.shape == hand[0].shape and agree(self.hand(other)):
                 return f"d{other} is the gradient that belongs here"
-        if hand[0].dtype == np.float64 and all(same_bits(h, h.astype(np.float32).astype(float)) for h in hand):
-            return "hand has only the digits of float32"
         truth, values = probe.truth.astype(float).ravel(), values.astype(float).ravel()
+        single = hand[0].dtype == np.float64 and all(same_bits(h, h.astype(np.float32).astype(float)) for h in hand)
+        if single and norm(values - truth) < 1e-5 * norm(truth):
+            return "hand has only the digits of float32"
         counts = np.abs(truth) > 1e-3 * norm(truth)
         ratios = values[counts] / truth[counts]
         slack = max(1e-6, 100 * self.rtol)

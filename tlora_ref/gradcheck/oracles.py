@@ -184,6 +184,9 @@ def torch_oracle(twin: Callable[..., Any]) -> Oracle:
 ORACLES = {
     oracle.name: oracle
     for oracle in (
+        # Largest error on right gradients as a share of these, over 5,300 random points of all kernels with inputs
+        # of scales 1e-3, 1 and 1e3: complex 0.05; richardson 0.11 of its adaptive tolerance (checker.py); central
+        # 0.36, and 1.0 at scale 1e3, where its fixed step is too long.
         Oracle("complex", complex_step, 1e-11, 1e-13),
         Oracle("exact", exact, 0.0, 0.0, to_fractions),
         Oracle("richardson", richardson, 1e-8, 1e-10),

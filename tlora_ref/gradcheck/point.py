@@ -41,8 +41,12 @@ class Point:
         single = any(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in self.given.values())
         self.dtype = np.float32 if single else np.float64
         self.douts = [[self.draw(np.shape(a)) for a in leaves(out)] for _ in range(cotangents)]
-        self.hands = [self._gradients(dout, cache, self.given) for dout in self.douts]
-        self.hands = [{name: hand[name] for name in self.names if name not in self.problems} for hand in self.hands]
+        hands = []
+        for dout in self.douts:
+            found, problems = self._gradients(relayout(dout, "K"), cache, relayout(self.given, "K"))
+            hands.append({name: gradient.copy() for name, gradient in found.items()})
+            self.problems |= problems
+        self.hands = [{name: hand[name] for name in self.names if name not in self.problems} for hand in hands]
 
     def draw(self, shape: tuple[int, ...]) -> Array:
         """A random cotangent: one of ones would hide bugs in softmax and LayerNorm."""
@@ -68,34 +72,29 @@ class Point:
                 raise InputError(f"fn's output {i} is {first_bad(array)}, for finite inputs")
         return out, cache
 
-    def _gradients(self, dout: list[Array], cache: Any, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """What vjp returns, by the names of the inputs; what cannot be compared goes into ``problems``."""
+    def _gradients(
+        self, dout: list[Array], cache: Any, inputs: Mapping[str, Any]
+    ) -> tuple[dict[str, Array], dict[str, str]]:
+        """What vjp returns, by the names of the inputs, and why what cannot be compared cannot."""
         try:
             returned = self.pair.backward(rebuilt(self.out, list(dout)), cache, inputs)
         except Exception as error:
-            self.problems |= dict.fromkeys(self.names, f"vjp failed: {spell(error)}")
-            return {}
+            return {}, dict.fromkeys(self.names, f"vjp failed: {spell(error)}")
         if not isinstance(returned, Mapping):
             expected = f"vjp returned {kind(returned)}, expected a dictionary {{name: gradient}}"
-            self.problems |= dict.fromkeys(self.names, expected)
-            return {}
+            return {}, dict.fromkeys(self.names, expected)
         found: dict[str, Array] = {}
+        problems: dict[str, str] = {}
         for key, value in returned.items():
-            name = next((n for n in self.given if key in (n, split_name(n)[0])), None)
+            name = match(key, self.given)
             if name is None:
-                self.problems[str(key)] = f"vjp returned {key!r}, expected {_some(self.names)}"
+                problems[str(key)] = f"vjp returned {key!r}, expected {_some(self.names)}"
             elif name in self.names:
                 found[name] = value if isinstance(value, np.ndarray) else np.asarray(value)
             elif self.given[name] is not None:
-                self.problems[str(key)] = (
-                    f"vjp returned {key!r}, which is held fixed: it is no array of floats, or not in wrt"
-                )
-        for name in self.names:
-            problem = self._problem(name, found)
-            if problem:
-                self.problems[name] = problem
-                found.pop(name, None)
-        return found
+                problems[str(key)] = f"vjp returned {key!r}, which is held fixed: not in wrt, or no array of floats"
+        problems |= {name: problem for name in self.names if (problem := self._problem(name, found))}
+        return {name: gradient for name, gradient in found.items() if name not in problems}, problems
 
     def _problem(self, name: str, found: Mapping[str, Array]) -> str:
         shape = np.shape(self.given[name])
@@ -127,30 +126,43 @@ class Point:
             for name, notes in zip(PROTOCOL, found, strict=True)
         ]
 
-    def _again(self, dout: list[Array], order: str = "K") -> tuple[Any, dict[str, Array]]:
+    def _call(self, dout: list[Array], order: str = "K") -> tuple[Any, Any, dict[str, Array], str]:
+        """(inputs, cache, gradients, why not) of a fresh call on arrays of their own, in some memory order."""
         inputs = relayout(self.given, order)
-        out, cache = self.pair.forward(inputs)
-        return out, self._gradients(relayout(dout, order), cache, inputs)
+        try:
+            _, cache = self.pair.forward(inputs)
+        except Exception as error:
+            return inputs, None, {}, f"fn failed: {spell(error)}"
+        found, problems = self._gradients(relayout(dout, order), cache, inputs)
+        missing = [f"d{name}: {problems[name]}" for name in self.hands[0] if name in problems]
+        return inputs, cache, found, "; ".join(missing)
 
     def _twice(self) -> list[str]:
         """A fresh call, and a second backward from one cache."""
-        inputs, dout = relayout(self.given, "K"), self.douts[0]
-        out, cache = self.pair.forward(inputs)
+        try:
+            out, _ = self.pair.forward(relayout(self.given, "K"))
+        except Exception as error:
+            return [f"fn failed the second time: {spell(error)}"]
         if not all(map(same_bits, leaves(out), leaves(self.out))):
             self.unstable |= set(self.names)
             return ["fn gives other numbers the second time"]
-        for _ in range(2):
-            again = self._gradients(relayout(dout, "K"), cache, inputs)
-            self.unstable |= {n for n, a in self.hands[0].items() if n not in again or not same_bits(a, again[n])}
+        inputs, cache, again, _ = self._call(self.douts[0])
+        later, _ = self._gradients(relayout(self.douts[0], "K"), cache, inputs)
+        for name, first in self.hands[0].items():
+            if not all(name in found and same_bits(first, found[name]) for found in (again, later)):
+                self.unstable.add(name)
         return [f"d{name} has other numbers the second time" for name in self.names if name in self.unstable]
 
     def _one_call(self) -> tuple[list[str], list[str]]:
         """What changed, and what shares memory, in one forward and backward on arrays of their own."""
         inputs, dout = relayout(self.given, "K"), relayout(self.douts[0], "K")
-        out, cache = self.pair.forward(inputs)
+        try:
+            out, cache = self.pair.forward(inputs)
+        except Exception as error:
+            return [f"fn failed: {spell(error)}"], []
         changed = [f"fn changed {k}" for k, v in inputs.items() if not same_bits(v, self.given[k])]
         inputs_then, cached = relayout(inputs, "K"), relayout(leaves(cache), "K")
-        grads = self._gradients(dout, cache, inputs)
+        grads, _ = self._gradients(dout, cache, inputs)
         changed += [f"vjp changed {k}" for k, v in inputs.items() if not same_bits(v, inputs_then[k])]
         changed += ["vjp changed the cotangent"] if not all(map(same_bits, dout, self.douts[0])) else []
         changed += ["vjp changed the cache"] if not all(map(same_bits, leaves(cache), cached)) else []
@@ -163,18 +175,21 @@ class Point:
         return changed, shared + [f"{r} shares memory with {o}" for r, o in pairs if overlap(results[r], results[o])]
 
     def _zero(self) -> list[str]:
-        _, grads = self._again([0 * a for a in self.douts[0]])
-        return [f"d{name} is not zero" for name, gradient in grads.items() if np.asarray(gradient != 0).any()]
+        _, _, grads, failed = self._call([0 * a for a in self.douts[0]])
+        notes = [f"d{name} is not zero" for name, gradient in grads.items() if np.asarray(gradient != 0).any()]
+        return [*notes, failed] if failed else notes
 
     def _layouts(self, rtol: float, floor: float) -> list[str]:
-        found = []
+        notes = []
         for order, spoken in (("C", "C-ordered"), ("F", "F-ordered"), ("gaps", "non-contiguous")):
-            _, grads = self._again(self.douts[0], order)
-            for name, expected in self.hands[0].items():
-                error = norm(grads[name] - expected) if name in grads else float("inf")
+            _, _, grads, failed = self._call(self.douts[0], order)
+            notes += [f"for {spoken} arguments {failed}"] if failed else []
+            for name, gradient in grads.items():
+                expected = self.hands[0].get(name, gradient)
+                error = norm(gradient - expected)
                 if not error <= rtol * norm(expected) + floor:
-                    found.append(f"d{name} differs by {error:.1e} for {spoken} arguments")
-        return found
+                    notes.append(f"d{name} differs by {error:.1e} for {spoken} arguments")
+        return notes
 
 
 def check_inputs(inputs: Mapping[str, Any]) -> None:
@@ -209,17 +224,22 @@ def declared(fn: Any, inputs: Mapping[str, Any], wrt: Collection[str] | None) ->
         raise InputError(f"wrt is the text {wrt!r}, expected a collection of names")
     names = []
     for key in wrt:
-        name = next((n for n in inputs if key in (n, split_name(n)[0])), None)
+        name = match(key, inputs)
         if name is None:
             raise InputError(f"wrt names {key!r}, which is not among the inputs {_some(inputs)}")
         if name in differentiable:
             names.append(name)
         elif inputs[name] is not None:
-            kind = getattr(inputs[name], "dtype", type(inputs[name]).__name__)
-            raise InputError(f"wrt names {key!r}, which is a {kind}, expected a floating-point array")
+            given = getattr(inputs[name], "dtype", type(inputs[name]).__name__)
+            raise InputError(f"wrt names {key!r}, which is a {given}, expected a floating-point array")
     if not names:
         raise InputError(f"nothing to differentiate by: no floating-point array among the inputs {_some(inputs)}")
-    return names
+    return list(dict.fromkeys(names))
+
+
+def match(key: Any, names: Collection[str]) -> str | None:
+    """The name that a gradient's key means: itself, or the one that it is without the letters of its shape."""
+    return key if key in names else next((name for name in names if split_name(name)[0] == key), None)
 
 
 def _some(names: Collection[str]) -> str:

@@ -28,7 +28,9 @@ class Row:
     """One array: the comparison that came out worst.
 
     ``hand`` and ``oracle`` are the two values at ``index``; without an index they are the derivatives along a
-    random direction. ``error`` is their distance, which PASS keeps at or below ``tolerance``.
+    random direction. ``error`` is their distance, which PASS keeps at or below ``tolerance``; ``relative`` is the
+    largest error as a share of the largest entry, or of a hundredth of the largest gradient of the call where
+    that is larger (times |dout|).
     """
 
     array: str
@@ -40,6 +42,7 @@ class Row:
     hand: float | None = None
     truth: float | None = None
     note: str = ""
+    relative: float | None = None
 
     @property
     def ratio(self) -> float | None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -206,14 +207,17 @@ def problems(op: str, pair: Pair, point: str = "all", seed: int = SEED) -> Itera
         raise InputError(f"point is {point!r}, expected one of {', '.join(POINTS)}")
     if op not in OPS:
         method = op.removeprefix("encoder").lstrip("_") or "tlora"
-        single = point != "all" and encoder_loss(method, seed, rows=2, time=3, start=point == "initial", layers=1)
-        losses = [single] if single else [loss for _, loss in encoder_scenarios(method, seed)]
+        small = encoder_loss(method, seed, rows=2, time=3, start=point == "initial", layers=1)
+        rest = encoder_scenarios(method, seed) if point == "all" else ()
+        losses = chain([small], (loss for _, loss in rest))
         yield from (_encoder_problem(pair, loss) for loss in losses)
         return
-    cases = dict(scenarios(OPS[op], seed))
+    found = scenarios(OPS[op], seed)
     if point != "all":
-        cases = {point: cases.get("initial point" if point == "initial" else "", cases["different sizes"])}
-    yield from (_problem(pair, case) for case in cases.values())
+        cases = dict(found)
+        chosen = "initial point" if point == "initial" and "initial point" in cases else "different sizes"
+        found = [(chosen, cases[chosen])]
+    yield from (_problem(pair, case) for _, case in found)
 
 
 def _problem(pair: Pair, case: Case) -> Problem:

@@ -79,11 +79,10 @@ def run_task(_: Any, task: Task) -> list[Found]:
 
 
 @dataclass(frozen=True)
-class Line:
+class Summary:
     """One subject: the worst over its scenarios.
 
-    ``errors`` by oracle, relative to what the tolerance is relative to: max |gradient|, or a hundredth of the
-    largest gradient of the call where that is larger. ``ratios``: error / tolerance.
+    ``errors`` by oracle, relative as in report.Row; ``ratios``: error / tolerance.
     """
 
     subject: str
@@ -99,7 +98,7 @@ class Line:
         return not self.failed and not self.untested
 
 
-def summary(found: Sequence[Found]) -> Iterator[Line]:
+def summary(found: Sequence[Found]) -> Iterator[Summary]:
     """One line per subject, in the order of the suite."""
     subjects: dict[str, list[Found]] = {}
     for item in found:
@@ -110,19 +109,18 @@ def summary(found: Sequence[Found]) -> Iterator[Line]:
         ratios: dict[str, float] = {}
         for item in items:
             column = "float32" if item.task.scenario == "float32" else COLUMNS.get(item.oracle, item.oracle)
-            tolerance = FLOAT32[0] if column == "float32" else RTOL[item.oracle]
             for row in item.report.rows:
-                if row.verdict != "VACUOUS" and row.ratio is not None:
+                if row.verdict != "VACUOUS" and row.relative is not None:
+                    errors[column] = max(errors.get(column, 0.0), row.relative)
                     ratios[column] = max(ratios.get(column, 0.0), row.ratio)
-                    # where no error is allowed, the error itself
-                    error = row.ratio * tolerance if tolerance else row.error
-                    errors[column] = max(errors.get(column, 0.0), error)
         arrays = {row.array for item in items for row in item.report.rows}
         tested = {row.array for item in items for row in item.report.rows if row.verdict != "VACUOUS"}
         flat = frozenset().union(*(item.flat for item in items))
         failed = tuple(item for item in items if not item.report.ok)
-        yield Line(subject, len(items), errors, ratios, tuple(sorted(arrays - tested - flat)), failed)
+        yield Summary(subject, len(items), errors, ratios, tuple(sorted(arrays - tested - flat)), failed)
 
 
 COLUMNS = {"auto": "complex"}
-RTOL = {name: oracle.rtol for name, oracle in ORACLES.items()} | {"auto": ORACLES["complex"].rtol, "torch": 1e-11}
+RTOL = {name: oracle.rtol for name, oracle in ORACLES.items()}
+RTOL |= {"auto": RTOL["complex"], "torch": RTOL["complex"], "float32": FLOAT32[0]}
+"""The tolerance of each column; richardson's is up to a hundred times stricter (checker.py)."""

@@ -101,10 +101,9 @@ def load(text: str) -> Callable[..., Any]:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        of = "" if error.name in (module_name, module_name.split(".")[0]) else f" (it imports {error.name})"
-        raise InputError(
-            f"no module named {error.name}{of}, looked for {module_name!r} here and among what is installed"
-        ) from None
+        if module_name == error.name or module_name.startswith(f"{error.name}."):
+            raise InputError(f"no module {module_name!r} in this folder or among what is installed") from None
+        raise InputError(f"module {module_name!r} imports {error.name!r}, which is not installed") from None
     except Exception as error:
         raise InputError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     try:
@@ -142,7 +141,7 @@ def run_suite(args: argparse.Namespace) -> int:
         }  # fmt: skip
         print(json.dumps(report, indent=1))
         return 0 if ok else 1
-    columns = {COLUMNS.get(oracle, oracle): RTOL[oracle] for oracle in available()} | {"float32": 1e-4}
+    columns = {COLUMNS.get(oracle, oracle): RTOL[oracle] for oracle in (*available(), "float32")}
     rows = [
         [line.subject, str(line.checks), *(_spell(line.errors.get(c)) for c in columns), "ok" if line.ok else "FAILED"]
         for line in lines

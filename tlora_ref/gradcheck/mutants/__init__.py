@@ -4,6 +4,23 @@ mutant.py     what a mutant is, and the conditions under which one can be seen
 adapters.py   bugs of TLoRA's and LoRA's layer        family.py    of their relatives' layers
 ops.py        bugs of the encoder's operations        encoder.py   in how gradients are put together
 controls.py   not bugs: other ways to write the same gradient, which must survive
+
+The list is of mistakes that people make. What it does not think of: every operator, constant, transpose, axis,
+argument, condition and name of every backward in by_hand exchanged, one at a time. The properties of
+tests/test_kernels.py and the encoder's gradients find all of these changes but the following, none of which
+changes a gradient that was asked for:
+
+    if want & {"x", "A"}  ->  if True            work whose result is thrown away; so too with a need_dx, a
+                                                 ``below`` or a wrt that asks for more than is read, and with an
+                                                 early return left out
+    q_NHTK.shape[-3]  ->  k_NHTK.shape[-3]       sizes that the forward has found equal
+    axis=0  ->  axis=-0,  reshape(-1)  ->  (-2)  the same number to NumPy
+    c_again is not None  ->  c_norm_block        two that are given together; likewise dm where dm is ds, da where
+                                                 da is dsum
+    dtype=de_NTD.dtype  ->  left out             gradients have the dtype of the weights
+    dM_RR.copy()  ->  dM_RR                      an array that no caller sees, in MTLoRA's core inside the layer;
+                                                 and its check of wrt, which the layer has made before
+    bool(trained)  ->  trained                   used for its truth only
 """
 
 from __future__ import annotations

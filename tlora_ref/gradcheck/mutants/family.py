@@ -2,7 +2,7 @@
 
 from .mutant import Mutant
 
-FA_DX = "grads[\"x\"] = dy_NO @ W0_IO.T + (dxd_NI if keep_NI is None else keep_NI * dxd_NI)"
+FA_DX = 'grads["x"] = dy_NO @ W0_IO.T + (dxd_NI if keep_NI is None else keep_NI * dxd_NI)'
 
 LORA_FA = (
     Mutant("lora_fa_dB_without_scale", "lora_fa_linear", "alpha", "scale * (rows(u_NR).T @ rows(dy_NO))",
@@ -35,7 +35,8 @@ MTLORA = (
     Mutant("mtlora_icfm_one_side", "mtlora_icfm_linear", "dropped path", ICFM, "dM_RR @ C_RR",
            "C stands twice in C C^T, and a product has two terms.", ("B != 0",), at="mtlora_core_bwd"),
     Mutant("mtlora_icfm_twice_one_side", "mtlora_icfm_linear", "transpose", ICFM, "2 * dM_RR @ C_RR",
-           "dM is not symmetric, although M is: both dM and dM^T are needed.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
+           "dM is not symmetric, although M is: both dM and dM^T are needed.", ("B != 0", "R > 1"),
+           at="mtlora_core_bwd"),
     Mutant("mtlora_ctcm_dC_D_untransposed", "mtlora_ctcm_linear", "transpose", "D_RR.T @ dM_RR", "D_RR @ dM_RR",
            "D and C are square, so nothing warns you: dC = D^T dM.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
     Mutant("mtlora_ctcm_wrong_side", "mtlora_ctcm_linear", "A/C swapped", "dM_RR @ C_RR.T", "C_RR.T @ dM_RR",
@@ -74,8 +75,8 @@ DORA = (
            ("more than one row",)),
     Mutant("dora_inner_gradient_not_rescaled", "dora_linear", "dropped path", 'lora_linear_bwd(outer["y0"], c_lora',
            "lora_linear_bwd(dy_NO, c_lora", "Between y and x V stands m / n, going back as well."),
-    Mutant("dora_norm_taken_as_constant", "dora_full_linear", "dropped path", "c_norm is not None and want", "False and want",
-           "Here the norm depends on A and B; with a detached norm this would be right."),
+    Mutant("dora_norm_taken_as_constant", "dora_full_linear", "dropped path", "c_norm is not None and want",
+           "False and want", "Here the norm depends on A and B; with a detached norm this would be right."),
     Mutant("dora_norm_path_without_scale", "dora_full_linear", "alpha", "dV_IO = scale * column_norm_bwd",
            "dV_IO = column_norm_bwd", "V holds scale A B, so the path through the norm holds scale.", ("scale != 1",)),
     Mutant("edora_inner_gradient_not_rescaled", "edora_linear", "dropped path", 'tri_linear_bwd(outer["y0"], c_tri',

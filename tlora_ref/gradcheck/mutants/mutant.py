@@ -11,7 +11,6 @@ Checked by    tests/test_mutants.py: each edit applies, forwards agree, gradient
 
 from __future__ import annotations
 
-import __future__
 import inspect
 import linecache
 from collections.abc import Callable, Mapping
@@ -98,7 +97,7 @@ def _compiled(mutant: Mutant) -> Any:
     text = inspect.getsource(mutant.file).replace(right, wrong)
     filename = f"<{mutant.name}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)  # for tracebacks
-    return compile(text, filename, "exec", flags=__future__.annotations.compiler_flag)
+    return compile(text, filename, "exec")
 
 
 # --- conditions ----------------------------------------------------------------------------------

@@ -1,0 +1,241 @@
+"""python -m tlora_ref check: a stranger's pair with every way it can go wrong, and the suite over all kernels."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tlora_ref
+from tlora_ref.__main__ import main
+from tlora_ref.gradcheck import check
+from tlora_ref.gradcheck.report import Report, Row
+from tlora_ref.gradcheck.scenarios import DIFFERENT, encoder_scenarios, scenarios
+from tlora_ref.gradcheck.suite import Found, Task, available, run_task, summary, tasks
+from tlora_ref.registry import OPS
+
+MINE = """
+import numpy as np
+
+def forward(x, w):
+    return np.tanh(x @ w), (x, w)
+
+def backward(dout, cache):
+    x, w = cache
+    dz = dout * (1 - np.tanh(x @ w) ** 2)
+    rows = lambda a: a.reshape(-1, a.shape[-1])
+    return {"x": dz @ w.T, "w": rows(x).T @ rows(dz)}
+
+def doubled(dout, cache):
+    grads = backward(dout, cache)
+    return {**grads, "w": 2 * grads["w"]}
+
+def wrong_key(dout, cache):
+    grads = backward(dout, cache)
+    return {"x": grads["x"], "W": grads["w"]}
+
+def wrong_shape(dout, cache):
+    grads = backward(dout, cache)
+    return {**grads, "w": grads["w"].T}
+
+def not_finite(dout, cache):
+    grads = backward(dout, cache)
+    return {**grads, "w": grads["w"] * np.nan}
+
+def raises(dout, cache):
+    raise KeyError("w")
+
+def nan_forward(x, w):
+    return np.tanh(x @ w) * np.nan, (x, w)
+
+def unsafe(x, w):
+    return np.abs(x @ w), (x, w)
+
+def scaled(alpha, x):
+    return alpha * x
+
+def scaled_backward(dout, alpha, x):
+    return {"alpha": (dout * x).sum(), "x": alpha * dout}
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a stranger's module in it, as the current one."""
+    (tmp_path / "mymodule.py").write_text(MINE)
+    (tmp_path / "needs.py").write_text("import no_such_package_anywhere\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    yield tmp_path
+    for name in ("mymodule", "needs", "broken"):
+        sys.modules.pop(name, None)
+
+
+SHAPES = ["--shape", "x=2,5,6", "--shape", "w=6,3"]
+
+
+def test_a_right_pair_passes(folder, capsys):
+    assert main(["check", "mymodule:forward", "mymodule:backward", *SHAPES]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[:2] for line in printed.splitlines()[2:4]] == [["x", "PASS"], ["w", "PASS"]]
+    assert main(["check", "mymodule:scaled", "mymodule:scaled_backward", "--shape", "alpha=", "--shape", "x=3"]) == 0
+    for oracle in ("richardson", "central", "mpmath"):
+        assert main(["check", "mymodule:forward", "mymodule:backward", *SHAPES, "--oracle", oracle, "--full"]) == 0
+
+
+def test_the_current_folder_is_searched_by_the_command_itself(folder):
+    command = [sys.executable, "-m", "tlora_ref", "check", "mymodule:forward", "mymodule:backward", *SHAPES]
+    source = os.path.dirname(os.path.dirname(tlora_ref.__file__))
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": source})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_wrong_pair_fails_with_one_and_says_how(folder, capsys):
+    assert main(["check", "mymodule:forward", "mymodule:doubled", *SHAPES, "--seed", "1"]) == 1
+    assert "hand / oracle = 2" in capsys.readouterr().out
+    assert main(["check", "mymodule:forward", "mymodule:doubled", *SHAPES, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [row["verdict"] for row in report["rows"]] == ["PASS", "FAIL"]
+    assert main(["check", "mymodule:unsafe", "mymodule:backward", *SHAPES]) == 1
+    assert "ORACLE_INVALID" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nomodule:f", "mymodule:backward", *SHAPES], "no module 'nomodule' in this folder or among what"),
+        (["needs:f", "mymodule:backward", *SHAPES], "module 'needs' imports 'no_such_package_anywhere'"),
+        (["broken:f", "mymodule:backward", *SHAPES], "module 'broken' cannot be imported: ZeroDivisionError"),
+        (["mymodule:forwards", "mymodule:backward", *SHAPES], "module 'mymodule' has no attribute 'forwards'"),
+        (["mymodule:number", "mymodule:backward", *SHAPES], "'mymodule:number' is a int, expected a function"),
+        (["mymodule", "mymodule:backward", *SHAPES], "'mymodule' is no function, expected MODULE:FUNCTION"),
+        (["mymodule:forward", *SHAPES], "got 1 of MODULE:FUNCTION, expected two"),
+        (["mymodule:forward", "mymodule:backward"], "no --shape given"),
+        (["mymodule:forward", "mymodule:backward", "--shape", "x=2,a"], "--shape is 'x=2,a', expected NAME=SIZES"),
+        (["mymodule:forward", "mymodule:backward", "--shape", "x=0"], "--shape is 'x=0'"),
+        (["mymodule:forward", "mymodule:backward", "--shape", "x"], "--shape is 'x'"),
+        (["mymodule:forward", "mymodule:backward", *SHAPES, "--shape", "w=1"], "given twice"),
+        (["mymodule:forward", "mymodule:backward", *SHAPES, "--seed", "-1"], "--seed is -1"),
+        (["mymodule:forward", "mymodule:backward", *SHAPES, "--oracle", "guess"], "oracle is 'guess'"),
+        (["mymodule:forward", "mymodule:backward", "--shape", "x=2,5", "--shape", "w=6,3"],
+         "fn failed on x (2, 5), w (6, 3): ValueError"),
+        (["mymodule:forward", "mymodule:backward", "--shape", "x=2,5"], "fn failed on x (2, 5): TypeError"),
+        (["mymodule:nan_forward", "mymodule:backward", *SHAPES], "fn's output 0 is nan at [0, 0, 0]"),
+        (["mymodule:forward", "mymodule:wrong_key", *SHAPES], "vjp returned 'W', expected x, w"),
+        (["mymodule:forward", "mymodule:wrong_shape", *SHAPES], "w: its gradient has shape (3, 6), expected (6, 3)"),
+        (["mymodule:forward", "mymodule:not_finite", *SHAPES], "w: its gradient is nan at [0, 0]"),
+        (["mymodule:forward", "mymodule:raises", *SHAPES], "vjp failed: KeyError: 'w'"),
+        (["--shape", "x=2"], "belong to a pair"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_checked_exits_with_two_and_a_sentence(folder, capsys, arguments, message):
+    assert main(["check", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("tlora-ref check: ")
+    assert error.count("\n") == 1
+
+
+# --- the suite -----------------------------------------------------------------------------------
+
+
+def test_the_suite_passes_in_one_table(capsys, monkeypatch):
+    """The generic scenario of every kernel and encoder; the command itself runs them all."""
+    generic = [task for task in tasks() if task.scenario in ("different sizes", "float32", "one row")]
+    generic = [task for task in generic if task.subject == "encoder" or task.scenario != "one row"]
+    monkeypatch.setattr("tlora_ref.gradcheck.suite.tasks", lambda: generic)
+    assert main(["check"]) == 0
+    printed = capsys.readouterr().out
+    for op in OPS:
+        assert f"\n{op} " in printed
+    for subject in ("encoder ", "encoder + tlora", "encoder + lora"):
+        assert f"\n{subject}" in printed
+    assert "tolerance" in printed
+    assert printed.rstrip().endswith(": ok")
+
+
+def test_the_suite_as_json_and_a_planted_bug(capsys, monkeypatch):
+    """One worker, so that the planted bug is seen; few tasks, so that it is quick."""
+    op = OPS["linear"]
+    few = [task for task in tasks() if task.subject in ("linear", "frozen_linear")]
+    monkeypatch.setattr("tlora_ref.gradcheck.suite.tasks", lambda: few)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert main(["check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"]
+    assert [line["subject"] for line in report["lines"]] == ["linear", "frozen_linear"]
+    assert report["lines"][0]["errors"]["exact"] == 0
+    assert 0 < report["lines"][0]["errors"]["complex"] < 1e-14
+
+    right = op.bwd
+    monkeypatch.setattr(
+        "tlora_ref.by_hand.ops.linear_bwd", lambda dy, cache: {**right(dy, cache), "b": dy.mean(axis=0)}
+    )
+    assert main(["check", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [line["ok"] for line in report["lines"]] == [False, True]
+    assert report["lines"][0]["failed"][0]["scenario"] == "different sizes"
+    assert main(["check"]) == 1
+    printed = capsys.readouterr().out
+    assert "linear, different sizes, auto:" in printed
+    assert "hand / oracle = 0.2 = 1/N" in printed
+    assert printed.rstrip().endswith("FAILED")
+
+
+def test_vacuous_everywhere_is_not_a_pass():
+    task = Task("tlora_linear", None, "initial point", ("auto",))
+    (found,) = run_task(None, task)
+    assert found.report.ok
+    (line,) = summary([found])
+    assert (line.ok, line.untested) == (False, ("alpha",))
+    (line,) = summary([found, *run_task(None, Task("tlora_linear", None, "square", ("auto",)))])
+    assert (line.ok, line.untested) == (True, ())
+    flat = Found(task, "auto", Report([Row("k.b", "VACUOUS", "complex")]), frozenset({"k.b"}))
+    assert next(summary([flat])).ok
+
+
+def test_every_oracle_and_every_kernel_has_its_turn():
+    seen = {(task.subject, oracle) for task in tasks() for oracle in task.oracles}
+    for name, op in OPS.items():
+        expected = {"auto", "richardson", "central", "mpmath", "torch"} | ({"exact"} if op.exact else set())
+        assert {oracle for subject, oracle in seen if subject == name} == expected
+    assert set(available()) == {"auto", "exact", "richardson", "central", "mpmath", "torch"}
+    assert {task.method for task in tasks() if task.subject == "encoder"} == {None, "tlora", "lora"}
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+def test_the_scenarios_are_what_they_are_called(op):
+    found = dict(scenarios(op))
+    args = found["different sizes"].args
+    pairs = [pair for arg in op.args for pair in zip(arg.letters, np.shape(args[arg.name]), strict=True)]
+    sizes = {letter: size for letter, size in pairs if letter != "N"}
+    inner = [n for letter, n in sizes.items() if letter not in "HK"]
+    assert 5 not in inner
+    assert len(set(inner)) == len(inner), sizes
+    assert DIFFERENT["D"] == DIFFERENT["H"] * DIFFERENT["K"]
+    for array in found["Fortran order"].args.values():
+        assert not isinstance(array, np.ndarray) or array.flags.f_contiguous
+    floats = [a for a in found["float32"].args.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+    assert all(a.dtype == np.float32 for a in floats)
+    if "rank 1" in found:
+        assert all(1 in found["rank 1"].args[a.name].shape for a in op.args if set("RS") & set(a.letters))
+    if op.name == "tlora_linear":
+        start = found["initial point"].args
+        assert not start["B_RS"].any()
+        assert start["alpha"] == 1
+        assert set(found) == {"different sizes", "square", "rank 1", "one row", "two leading axes", "nothing optional",
+                              "Fortran order", "float32", "initial point"}  # fmt: skip
+
+
+def test_encoders_hide_only_what_is_flat():
+    for method in (None, "tlora", "lora"):
+        for name, loss in encoder_scenarios(method):
+            if name in ("continuous tokens", "ids, causal", "first token", "one row"):
+                report = check(loss.fn, loss.vjp, loss.inputs)
+                assert report.ok
+                assert set(report.untested) == loss.flat, (method, name)
