@@ -11,11 +11,10 @@ from tlora_ref import AdapterConfig, EncoderConfig, InputError, ShapeError, atta
 from tlora_ref.by_hand import encoder as encoder_module
 from tlora_ref.by_hand import encoder_bwd, encoder_fwd, family, loss_and_grads, merge
 from tlora_ref.by_hand.ops import cross_entropy_fwd
-from tlora_ref.config import TARGETS
 from tlora_ref.gradcheck import complex_step_gradient
 from tlora_ref.loop import dropout_masks
 from tlora_ref.model import Model, adapter_arguments, encoder_shapes, unmerge
-from tlora_ref.registry import METHODS
+from tlora_ref.registry import MATRICES, METHODS
 
 
 def tiny(seed=0, adapter=None, train_also=(), dtype=np.float64, **changes):
@@ -71,8 +70,8 @@ def _assert_gradients_agree(model, inputs, labels, mask, keep):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"features": None, "vocab": 7}, {"pool": "first", "causal": True}, {"heads": 1, "layers": 1}],
-    ids=["continuous", "ids", "first-causal", "one-head"],
+    [{}, {"features": None, "vocab": 7}, {"pool": "first", "causal": True, "time": 6}, {"heads": 1, "layers": 1}],
+    ids=["continuous", "ids", "first-causal-short", "one-head"],
 )
 def test_every_gradient_of_a_fully_trained_encoder(changes):
     assert_gradients_agree(*tiny(**changes))
@@ -137,7 +136,7 @@ def test_a_frozen_matrix_keeps_no_input():
 def test_attaching_changes_no_logit_and_no_array(method):
     base, inputs, _, mask = tiny(dtype=np.float32)
     before = {name: a.copy() for name, a in base.params.items()}
-    adapted = attach(base, AdapterConfig(method, rank=3, targets=TARGETS, seed=4))
+    adapted = attach(base, AdapterConfig(method, rank=3, targets=MATRICES, seed=4))
     np.testing.assert_array_equal(encoder_fwd(adapted, inputs, mask)[0], encoder_fwd(base, inputs, mask)[0])
     for name, array in before.items():
         np.testing.assert_array_equal(adapted.params[name], array)
@@ -148,7 +147,7 @@ def test_attaching_changes_no_logit_and_no_array(method):
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.mergeable])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-5), (np.float64, 1e-13)])
 def test_merged_equals_unmerged_and_unmerging_is_exact(method, dtype, tolerance):
-    model, inputs, _, mask = tiny(adapter=AdapterConfig(method, rank=3, targets=TARGETS, dropout=0.5), dtype=dtype)
+    model, inputs, _, mask = tiny(adapter=AdapterConfig(method, rank=3, targets=MATRICES, dropout=0.5), dtype=dtype)
     before = {name: a.copy() for name, a in model.params.items()}
     merged = merge(model)
     logits, _ = encoder_fwd(model, inputs, mask)

@@ -91,7 +91,7 @@ def test_gradients_have_the_declared_keys_shapes_and_dtype(case):
 
 @every_case()
 def test_one_gradient_can_be_asked_for_alone(case):
-    out, cache = case.op.fwd(**case.args)
+    _, cache = case.op.fwd(**case.args)
     full = case.op.bwd(case.cotangent(), cache)
     for key in case.op.wrt:
         alone = case.op.bwd(case.cotangent(), cache, wrt=[key])
@@ -105,7 +105,7 @@ def test_one_gradient_can_be_asked_for_alone(case):
 @every_case()
 def test_inputs_cotangent_and_cache_are_left_alone(case):
     before = copy.deepcopy(case.args)
-    out, cache = case.op.fwd(**case.args)
+    _, cache = case.op.fwd(**case.args)
     dout = case.cotangent()
     kept, cached = dout.copy(), copy.deepcopy(arrays_of(cache))
     case.op.bwd(dout, cache)
@@ -161,7 +161,7 @@ def recast(case, dtype):
 
 @every_case(examples=20)
 def test_float32_stays_float32_and_close_to_float64(case):
-    out, grads = backward(case)
+    _, grads = backward(case)
     out32, cache = case.op.fwd(**recast(case, np.float32))
     grads32 = case.op.bwd(case.cotangent().astype(np.float32), cache)
     assert out32.dtype == np.float32

@@ -10,7 +10,7 @@ from tlora_ref.by_hand import adapters
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def layer(seed, I=7, O=5, R=3, S=4, alpha=-1.7, keep=True):  # noqa: E741 - the shape letters
+def layer(seed, I=7, O=5, R=3, S=4, alpha=-1.7, keep=True):
     r = np.random.default_rng(seed)
     shapes = {"x_NI": (6, I), "W0_IO": (I, O), "b_O": (O,), "A_IR": (I, R), "B_RS": (R, S), "C_SO": (S, O)}
     args = {name: r.standard_normal(shape) for name, shape in shapes.items()}
@@ -108,7 +108,7 @@ def test_the_update_has_rank_r_and_lives_between_A_and_C(seed):
 def test_the_subspace_captures_r_squared_over_dd_of_an_isotropic_target():
     """Mean over random targets of the share of ||dW*||^2 that alpha A B C can reach: r^2 / (I O)."""
     r = np.random.default_rng(0)
-    I, O, R = 12, 10, 4  # noqa: E741
+    I, O, R = 12, 10, 4
     shares = []
     for _ in range(400):
         target = r.standard_normal((I, O))

@@ -1,9 +1,11 @@
 """What the package promises as a whole: what importing it loads, its rooms, its README."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,35 @@ def test_the_first_snippet_of_the_readme_prints_what_it_says():
     result = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=True, cwd=ROOT)
     assert len(expected) >= 4
     assert result.stdout.splitlines() == expected
+
+
+def readme_pairs():
+    """The Python blocks of the README that are followed by what they print."""
+    pattern = r"```python\n((?:(?!```).)*)```\n\n```text\n(.*?)```"
+    return re.findall(pattern, (ROOT / "README.md").read_text(), re.S)
+
+
+def without_rounding(text):
+    """Rounding errors, like 1.8e-15, differ between machines; everything else does not."""
+    return [re.sub(r"\d\.\de[-+]\d\d", "#", line.rstrip()) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_a_snippet_of_the_readme_prints_what_stands_under_it(number, tmp_path):
+    block, printed = readme_pairs()[number]
+    result = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert without_rounding(result.stdout) == without_rounding(printed)
+
+
+@pytest.mark.parametrize("job", ["demo", "compare"])
+def test_a_table_of_the_readme_is_the_one_of_its_results(job):
+    """Tables are generated: from the JSON of a run, by the job's own function."""
+    module = import_module(f"tlora_ref.jobs.{job}")
+    report = json.loads((PACKAGE / "bench" / "results" / f"{job}.json").read_text())
+    rows = report["methods" if job == "demo" else "rows"]
+    found = re.search(rf"<!-- table: {job} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert found.group(1) == module.results_table(rows) + "\n"
 
 
 def test_the_readmes_map_names_every_file():

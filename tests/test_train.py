@@ -14,8 +14,9 @@ from tlora_ref.by_hand.train import (
     dropout_masks,
     learning_rate,
 )
-from tlora_ref.config import TARGETS, EncoderConfig
+from tlora_ref.config import EncoderConfig
 from tlora_ref.loop import NonFiniteError
+from tlora_ref.registry import MATRICES
 
 CONFIG = TrainConfig(epochs=3, batch_size=4, lr=1e-2)
 
@@ -26,7 +27,7 @@ def data(n=10, seed=0, classes=3):
 
 
 def adapted(method="tlora", **changes):
-    return tiny(adapter=AdapterConfig(method, rank=2, targets=TARGETS, **changes))[0]
+    return tiny(adapter=AdapterConfig(method, rank=2, targets=MATRICES, **changes))[0]
 
 
 def test_adamw_against_its_definition():
@@ -86,7 +87,7 @@ def test_an_epoch_shows_every_example_once():
 @pytest.mark.parametrize("method", ["tlora", "lora"])
 def test_frozen_arrays_are_bit_identical_and_trained_ones_move(method):
     model = attach(init_encoder(EncoderConfig(width=6, heads=2, hidden=5, time=4, classes=3, features=3)),
-                   AdapterConfig(method, rank=2, targets=TARGETS, dropout=0.2), ["head.W"])  # fmt: skip
+                   AdapterConfig(method, rank=2, targets=MATRICES, dropout=0.2), ["head.W"])  # fmt: skip
     before = {name: a.copy() for name, a in model.params.items()}
     x, y = data()
     after, history = train(model, x.astype(np.float32), y, CONFIG)

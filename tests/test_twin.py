@@ -19,9 +19,8 @@ from tlora_ref.by_autograd.train import adamw_step as torch_adamw_step
 from tlora_ref.by_autograd.train import clip_gradients as torch_clip_gradients
 from tlora_ref.by_hand.encoder import delta_w
 from tlora_ref.by_hand.train import adamw_init, adamw_step, clip_gradients
-from tlora_ref.config import TARGETS
 from tlora_ref.loop import NonFiniteError, dropout_masks
-from tlora_ref.registry import METHODS, OPS
+from tlora_ref.registry import MATRICES, METHODS, OPS
 
 BOUNDS = {torch.float64: (1e-12, 1e-13), torch.float32: (4e-6, 4e-6), torch.bfloat16: (0.125, 0.125)}
 """Largest error against by_hand in float64, as a share of the largest entry of the array or, where an array (all
@@ -258,7 +257,7 @@ def test_dropout_masks_reach_the_twin():
 
 @pytest.mark.parametrize("method", MERGEABLE)
 def test_merging_is_the_same_and_unmerging_exact(method):
-    model, inputs, _, mask = tiny(adapter=AdapterConfig(method, 3, TARGETS, lora_alpha=2.0))
+    model, inputs, _, mask = tiny(adapter=AdapterConfig(method, 3, MATRICES, lora_alpha=2.0))
     twin = to_torch(model)
     merged = by_autograd.merge(twin)
     for name in model.adapted:
@@ -418,7 +417,7 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 def test_what_cannot_be_trained_is_the_same_error():
-    model = tiny(adapter=AdapterConfig(rank=2, targets=TARGETS))[0]
+    model = tiny(adapter=AdapterConfig(rank=2, targets=MATRICES))[0]
     inputs, labels, _ = data(model)
     broken = model.with_params({"layers.0.key.B": np.full((2, 2), np.nan)})
     far = np.where(inputs == inputs[2, 1, 0], np.nan, inputs)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from .registry import MATRICES as TARGETS
 from .registry import METHODS
 from .shapes import InputError
 

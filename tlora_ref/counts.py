@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from .config import AdapterConfig, EncoderConfig
 from .model import Model, adapted_matrices, encoder_shapes
+from .registry import METHODS
 
 TRAINED = {
     "tlora": lambda I, O, R: R * R + 1,
@@ -73,11 +74,12 @@ class Counts:
     trained: int
     frozen_random: int  # A and C: in memory, but drawn again from the seed when only the file is at hand
     optimizer: int  # AdamW's two moments of every trained number
+    from_seed: bool = True  # do the frozen numbers follow from the seed? LoRA-XS and EDoRA have theirs from W0
 
     @property
     def stored(self) -> int:
-        """What an adapter file must hold when the frozen factors are drawn from the seed."""
-        return self.trained
+        """What an adapter file must hold: what was trained, and the frozen factors if no seed draws them again."""
+        return self.trained + (0 if self.from_seed else self.frozen_random)
 
     def stored_bytes(self, itemsize: int = 4) -> int:
         """Bytes of ``stored`` at a given size of one number."""
@@ -153,7 +155,8 @@ def count(config: EncoderConfig, adapter: AdapterConfig | None, train_also: Iter
     matrices = [] if adapter is None else list(adapted_matrices(config, adapter).values())
     n = also + (trained(adapter.method, matrices, adapter.rank) if adapter else 0)
     random = frozen(adapter.method, matrices, adapter.rank) if adapter else 0
-    return Counts(base=encoder_size(config), trained=n, frozen_random=random, optimizer=2 * n)
+    from_seed = adapter is None or METHODS[adapter.method].from_seed
+    return Counts(base=encoder_size(config), trained=n, frozen_random=random, optimizer=2 * n, from_seed=from_seed)
 
 
 def held(model: Model) -> Counts:
@@ -161,4 +164,5 @@ def held(model: Model) -> Counts:
     base = set(encoder_shapes(model.config))
     n = sum(model.params[name].size for name in model.trained)
     random = sum(a.size for name, a in model.params.items() if name not in base and name not in model.trained)
-    return Counts(sum(model.params[name].size for name in base), n, random, 2 * n)
+    from_seed = model.adapter is None or METHODS[model.adapter.method].from_seed
+    return Counts(sum(model.params[name].size for name in base), n, random, 2 * n, from_seed)

@@ -37,7 +37,7 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Array:
     return std * stream(seed, name).standard_normal(shape)
 
 
-def factor_stds(rule: str, I: int, O: int, R: int) -> tuple[float, float]:  # noqa: E741 - the shape letters
+def factor_stds(rule: str, I: int, O: int, R: int) -> tuple[float, float]:
     """The standard deviations of TLoRA's A (I, R) and C (R, O) under a rule of config.INITS."""
     fan_A, fan_C = {"released": (R, O), "fan_in": (I, R)}[rule]
     return 1 / sqrt(3 * fan_A), 1 / sqrt(3 * fan_C)
@@ -45,7 +45,7 @@ def factor_stds(rule: str, I: int, O: int, R: int) -> tuple[float, float]:  # no
 
 def tlora_arrays(name: str, W0_IO: Array, adapter: AdapterConfig) -> dict[str, Array]:
     """TLoRA (arXiv 2504.18735, section 3): A, C normal as the rule says, B = 0, alpha = 1."""
-    (I, O), R = W0_IO.shape, adapter.rank  # noqa: E741 - the shape letters
+    (I, O), R = W0_IO.shape, adapter.rank
     std_A, std_C = factor_stds(adapter.init, I, O, R)
     A_IR = normal(adapter.seed, f"{name}.A", (I, R), std_A)
     C_RO = normal(adapter.seed, f"{name}.C", (R, O), std_C)
@@ -54,7 +54,7 @@ def tlora_arrays(name: str, W0_IO: Array, adapter: AdapterConfig) -> dict[str, A
 
 def lora_arrays(name: str, W0_IO: Array, adapter: AdapterConfig) -> dict[str, Array]:
     """LoRA and LoRA-FA (arXiv 2106.09685, as the authors' code draws it): A uniform in +-1 / sqrt(I), B = 0."""
-    (I, O), R = W0_IO.shape, adapter.rank  # noqa: E741 - the shape letters
+    (I, O), R = W0_IO.shape, adapter.rank
     return {"A": _uniform(adapter.seed, f"{name}.A", (I, R), 1 / sqrt(I)), "B": np.zeros((R, O))}
 
 
@@ -63,7 +63,7 @@ def vera_arrays(name: str, W0_IO: Array, adapter: AdapterConfig) -> dict[str, Ar
     return {"lambda_d": np.full(adapter.rank, 0.1), "lambda_b": np.zeros(W0_IO.shape[1])}
 
 
-def vera_shared(I: int, O: int, adapter: AdapterConfig) -> dict[str, Array]:  # noqa: E741
+def vera_shared(I: int, O: int, adapter: AdapterConfig) -> dict[str, Array]:
     """VeRA's pair for all matrices, cut to each one's size: Kaiming uniform, A in +-sqrt(6 / I), B in +-sqrt(6 / R)."""
     R, seed = adapter.rank, adapter.seed
     A_IR = _uniform(seed, f"{SHARED}.A", (I, R), sqrt(6 / I))

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import TARGETS
+from .registry import MATRICES
 from .shapes import InputError
 from .targets import matches, nearest
 
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer of a block: what it is for (some of config.TARGETS), its name, its (I, O)."""
+    """One linear layer of a block: what it is for (some of registry.MATRICES), its name, its (I, O)."""
 
     roles: tuple[str, ...]
     name: str
@@ -45,7 +45,7 @@ def _bert(layers: int, D: int, prefix: str) -> Shape:
 
 def _six(layers: int, D: int, F: int, prefix: str, names: tuple[str, ...]) -> Shape:
     shapes = [(D, D)] * 4 + [(D, F), (F, D)]
-    parts = zip(TARGETS, names, shapes, strict=True)
+    parts = zip(MATRICES, names, shapes, strict=True)
     return Shape(layers, prefix, tuple(Linear((role,), name, shape) for role, name, shape in parts))
 
 
@@ -84,7 +84,7 @@ KNOWN = {
 
 def plain(layers: int, width: int) -> Shape:
     """A transformer of the usual kind: four square matrices a layer, and a feed-forward block of 4 x width."""
-    return _six(layers, width, 4 * width, "layers", TARGETS)
+    return _six(layers, width, 4 * width, "layers", MATRICES)
 
 
 def chosen(shape: Shape, targets: tuple[str, ...]) -> list[Linear]:
@@ -101,4 +101,4 @@ def chosen(shape: Shape, targets: tuple[str, ...]) -> list[Linear]:
 
 
 def _named(target: str, linear: Linear) -> bool:
-    return target in linear.roles if target in TARGETS else matches(target, linear.name)
+    return target in linear.roles if target in MATRICES else matches(target, linear.name)

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from .config import TARGETS, AdapterConfig, EncoderConfig
-from .registry import METHODS
+from .config import AdapterConfig, EncoderConfig
+from .registry import MATRICES, METHODS
 from .shapes import InputError, ShapeError, check_ids, dtype_name
-
 
 SHARED = "shared"
 """Where a model keeps the arrays that all adapted matrices share, as in ``shared.A``."""
@@ -100,8 +99,8 @@ def encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
         "embed_norm": norm,
     }
     for layer in range(config.layers):
-        for target in TARGETS:
-            I, O = matrix_shape(config, target)  # noqa: E741 - the shape letters
+        for target in MATRICES:
+            I, O = matrix_shape(config, target)
             modules[f"layers.{layer}.{target}"] = {"W": (I, O), "b": (O,)}
             if target == "output":
                 modules[f"layers.{layer}.attn_norm"] = norm

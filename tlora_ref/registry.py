@@ -120,7 +120,7 @@ class Method:
     constants: tuple[str, ...] = ()  # taken from AdapterConfig by name
     paper: str = ""
     kernel: str = ""  # the first part of the names of its other functions, KERNEL_delta_w; default: the method's
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of KERNEL_delta_w
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of KERNEL_delta_w and KERNEL_update
     shared: str = ""
     norm: bool = False  # the kernel takes the column norms, KERNEL_norm, as a constant
     from_seed: bool = True  # the frozen arrays follow from the seed alone, not from W0
@@ -155,13 +155,29 @@ class Method:
         return partial(self._function("by_autograd", "delta_w"), **self.fixed)
 
     @property
+    def update_twin(self) -> Callable[..., Any]:
+        """From tensors: what is added to x W0 + b, given x as it is after the method's dropout on it. Where the
+        columns are rescaled, what is added to x W0 before that."""
+        return partial(self._function("by_autograd", "update"), **self.fixed)
+
+    @property
+    def rescales(self) -> bool:
+        """Does it bring the columns of W0 + (...) to trained lengths?"""
+        return any(arg.base == "magnitude" for arg in self.trained_args)
+
+    @property
+    def on_matrices(self) -> bool:
+        """Does it sit on linear layers? Otherwise it sits in a block of the encoder."""
+        return self.places == MATRICES
+
+    @property
     def column_norm(self) -> Callable[..., Any]:
-        """The norms that the kernel takes as a constant, by hand."""
+        """The norms by which the columns are rescaled, by hand."""
         return self._function("by_hand", "norm")
 
     @property
     def column_norm_twin(self) -> Callable[..., Any]:
-        """The same from tensors."""
+        """The same from tensors; autograd follows them."""
         return self._function("by_autograd", "norm")
 
     def _function(self, room: str, what: str) -> Callable[..., Any]:

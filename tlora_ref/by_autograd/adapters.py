@@ -86,11 +86,18 @@ def lora_linear(
     Autograd keeps the whole (dropped) input N x I for A, scale * u (N x R) for B, and the mask.
     """
     bind("lora_linear", x_NI=x_NI, W0_IO=W0_IO, b_O=b_O, A_IR=A_IR, B_RO=B_RO, keep_NI=keep_NI)
-    # xd = dropout(x),   u = xd A
+    # xd = dropout(x)
     xd_NI = x_NI if keep_NI is None else keep_NI * x_NI
+    # y = x W0 + b + update
+    return frozen_linear(x_NI, W0_IO, b_O) + lora_update(xd_NI, A_IR, B_RO, scale)
+
+
+def lora_update(xd_NI: Tensor, A_IR: Tensor, B_RO: Tensor, scale: float) -> Tensor:
+    """What LoRA adds, scale * xd A B (..., O), from the input after dropout."""
+    # u = xd A
     u_NR = xd_NI @ A_IR
-    # y = x W0 + b + scale u B
-    return frozen_linear(x_NI, W0_IO, b_O) + (scale * u_NR) @ B_RO
+    # update = scale u B
+    return (scale * u_NR) @ B_RO
 
 
 def lora_delta_w(W0_IO: Tensor, A_IR: Tensor, B_RO: Tensor, scale: float) -> Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from torch import Tensor
 
 from ..shapes import bind
-from .adapters import lora_delta_w, lora_linear
+from .adapters import lora_delta_w, lora_update
 from .ops import frozen_linear
 
 
@@ -42,8 +42,7 @@ def lora_fa_linear(
     """LoRA-FA's layer: x (..., I) -> y (..., O).  A (I, R) frozen, B (R, O) trained. Raises ShapeError."""
     bind("lora_fa_linear", x_NI=x_NI, W0_IO=W0_IO, b_O=b_O, A_IR=A_IR, B_RO=B_RO, keep_NI=keep_NI)
     # y = x W0 + b + s drop(x) A B
-    u_NR = _drop(x_NI, keep_NI) @ A_IR.detach()
-    return frozen_linear(x_NI, W0_IO, b_O) + (scale * u_NR) @ B_RO
+    return frozen_linear(x_NI, W0_IO, b_O) + lora_update(_drop(x_NI, keep_NI), A_IR.detach(), B_RO, scale)
 
 
 # --- tri: LoRA-XS and the inside of MTLoRA -------------------------------------------------------------
@@ -66,7 +65,12 @@ def tri_linear(
     factors = {"A": A_IR, "M": M_RS, "C": C_SO}
     A_IR, M_RS, C_SO = (factor if name in trains else factor.detach() for name, factor in factors.items())
     # y = x W0 + b + drop(x) A (s M) C
-    return frozen_linear(x_NI, W0_IO, b_O) + ((_drop(x_NI, keep_NI) @ A_IR) @ (scale * M_RS)) @ C_SO
+    return frozen_linear(x_NI, W0_IO, b_O) + tri_update(_drop(x_NI, keep_NI), A_IR, M_RS, C_SO, scale)
+
+
+def tri_update(xd_NI: Tensor, A_IR: Tensor, M_RS: Tensor, C_SO: Tensor, scale: float) -> Tensor:
+    """What is added, s xd A M C (..., O), from the input after dropout."""
+    return ((xd_NI @ A_IR) @ (scale * M_RS)) @ C_SO
 
 
 def tri_delta_w(W0_IO: Tensor, A_IR: Tensor, M_RS: Tensor, C_SO: Tensor, scale: float) -> Tensor:
@@ -102,8 +106,22 @@ def mtlora_linear(
 ) -> Tensor:
     """LoRA with a trained map between its factors, s A M B; M as in mtlora_core. Raises ShapeError."""
     bind("mtlora_linear", x_NI=x_NI, W0_IO=W0_IO, b_O=b_O, A_IR=A_IR, B_RO=B_RO, C_RR=C_RR, D_RR=D_RR, keep_NI=keep_NI)
-    # M = core(C, D),   y = tri(x; A, M, B)
-    return tri_linear(x_NI, W0_IO, b_O, A_IR, mtlora_core(C_RR, D_RR, form), B_RO, scale, keep_NI)
+    # y = x W0 + b + s drop(x) A M B
+    xd_NI = _drop(x_NI, keep_NI)
+    return frozen_linear(x_NI, W0_IO, b_O) + mtlora_update(xd_NI, A_IR, B_RO, C_RR, scale, D_RR, form)
+
+
+def mtlora_update(
+    xd_NI: Tensor,
+    A_IR: Tensor,
+    B_RO: Tensor,
+    C_RR: Tensor,
+    scale: float,
+    D_RR: Tensor | None = None,
+    form: str = "shim",
+) -> Tensor:
+    """What MTLoRA adds, s xd A M B (..., O) with M = core(C, D), from the input after dropout."""
+    return tri_update(xd_NI, A_IR, mtlora_core(C_RR, D_RR, form), B_RO, scale)
 
 
 def mtlora_delta_w(
@@ -137,8 +155,13 @@ def vera_linear(
     vectors = {"lambda_d_R": lambda_d_R, "lambda_b_O": lambda_b_O}
     bind("vera_linear", x_NI=x_NI, W0_IO=W0_IO, b_O=b_O, A_IR=A_IR, B_RO=B_RO, keep_NI=keep_NI, **vectors)
     # y = x W0 + b + ((drop(x) A) * lambda_d) B * lambda_b
-    v_NR = (_drop(x_NI, keep_NI) @ A_IR.detach()) * lambda_d_R
-    return frozen_linear(x_NI, W0_IO, b_O) + (v_NR @ B_RO.detach()) * lambda_b_O
+    return frozen_linear(x_NI, W0_IO, b_O) + vera_update(_drop(x_NI, keep_NI), A_IR, B_RO, lambda_d_R, lambda_b_O)
+
+
+def vera_update(xd_NI: Tensor, A_IR: Tensor, B_RO: Tensor, lambda_d_R: Tensor, lambda_b_O: Tensor) -> Tensor:
+    """What VeRA adds, ((xd A) * lambda_d) B * lambda_b (..., O), from the input after dropout."""
+    v_NR = (xd_NI @ A_IR.detach()) * lambda_d_R
+    return (v_NR @ B_RO.detach()) * lambda_b_O
 
 
 def vera_delta_w(W0_IO: Tensor, A_IR: Tensor, B_RO: Tensor, lambda_d_R: Tensor, lambda_b_O: Tensor) -> Tensor:
@@ -177,15 +200,21 @@ def dora_linear(
     vectors = {"magnitude_O": magnitude_O, "norm_O": norm_O}
     bind("dora_linear", x_NI=x_NI, W0_IO=W0_IO, b_O=b_O, A_IR=A_IR, B_RO=B_RO, keep_NI=keep_NI, **vectors)
     # y0 = x V,   y = y0 * m / n + b
-    y0_NO = lora_linear(x_NI, W0_IO, None, A_IR, B_RO, scale, keep_NI)
-    V = W0_IO.detach() + lora_delta_w(W0_IO, A_IR, B_RO, scale) if norm_O is None else None
-    y_NO = rescale(y0_NO, magnitude_O, column_norm(V) if norm_O is None else norm_O.detach())
+    update_NO = dora_update(_drop(x_NI, keep_NI), A_IR, B_RO, magnitude_O, scale)
+    y0_NO = frozen_linear(x_NI, W0_IO, None) + update_NO
+    n_O = dora_norm(W0_IO, A_IR, B_RO, magnitude_O, scale) if norm_O is None else norm_O.detach()
+    y_NO = rescale(y0_NO, magnitude_O, n_O)
     return y_NO if b_O is None else y_NO + b_O.detach()
 
 
+def dora_update(xd_NI: Tensor, A_IR: Tensor, B_RO: Tensor, magnitude_O: Tensor, scale: float) -> Tensor:
+    """What DoRA adds to x W0 before the columns are rescaled: LoRA's s xd A B (..., O)."""
+    return lora_update(xd_NI, A_IR, B_RO, scale)
+
+
 def dora_norm(W0_IO: Tensor, A_IR: Tensor, B_RO: Tensor, magnitude_O: Tensor, scale: float) -> Tensor:
-    """n (O,): the column norms of V = W0 + s A B, which dora_linear takes as a constant."""
-    return column_norm(W0_IO + lora_delta_w(W0_IO, A_IR, B_RO, scale)).detach()
+    """n (O,): the column norms of V = W0 + s A B, W0 frozen; given to dora_linear they are a constant."""
+    return column_norm(W0_IO.detach() + lora_delta_w(W0_IO, A_IR, B_RO, scale))
 
 
 def dora_delta_w(W0_IO: Tensor, A_IR: Tensor, B_RO: Tensor, magnitude_O: Tensor, scale: float) -> Tensor:
@@ -214,14 +243,19 @@ def edora_linear(
     factors = {"A_IR": A_IR, "M_RS": M_RS, "C_SO": C_SO, "magnitude_O": magnitude_O, "norm_O": norm_O}
     bind("edora_linear", x_NI=x_NI, W0_IO=W0_IO, b_O=b_O, keep_NI=keep_NI, **factors)
     # y0 = x V,   y = y0 * m / n + b
-    y0_NO = tri_linear(x_NI, W0_IO, None, A_IR, M_RS, C_SO, scale, keep_NI, trains=("M",))
+    y0_NO = frozen_linear(x_NI, W0_IO, None) + edora_update(_drop(x_NI, keep_NI), A_IR, M_RS, C_SO, magnitude_O, scale)
     y_NO = rescale(y0_NO, magnitude_O, norm_O.detach())
     return y_NO if b_O is None else y_NO + b_O.detach()
 
 
+def edora_update(xd_NI: Tensor, A_IR: Tensor, M_RS: Tensor, C_SO: Tensor, magnitude_O: Tensor, scale: float) -> Tensor:
+    """What EDoRA adds to x W0 before the columns are rescaled: LoRA-XS's s xd A M C (..., O), A and C frozen."""
+    return tri_update(xd_NI, A_IR.detach(), M_RS, C_SO.detach(), scale)
+
+
 def edora_norm(W0_IO: Tensor, A_IR: Tensor, M_RS: Tensor, C_SO: Tensor, magnitude_O: Tensor, scale: float) -> Tensor:
-    """n (O,): the column norms of V = W0 + s A M C."""
-    return column_norm(W0_IO + tri_delta_w(W0_IO, A_IR, M_RS, C_SO, scale)).detach()
+    """n (O,): the column norms of V = W0 + s A M C; given to edora_linear they are a constant."""
+    return column_norm(W0_IO + tri_delta_w(W0_IO, A_IR, M_RS, C_SO, scale))
 
 
 def edora_delta_w(W0_IO: Tensor, A_IR: Tensor, M_RS: Tensor, C_SO: Tensor, magnitude_O: Tensor, scale: float) -> Tensor:

@@ -1,8 +1,9 @@
-"""TLoRA into any torch model, by the names of its modules; and merged, switched off or taken out again.
+"""TLoRA or a relative into any torch model, by the names of its modules; merged, switched off, taken out again.
 
-Equation    every chosen layer x W0 + b becomes x W0 + b + dropout(alpha * x A B C)   (linear.py).
-Twin        init.attach and by_hand.encoder.merge do the same to this package's own encoder. The draws of A and
-            C are the same where the names, sizes and seed are.
+Equation    every chosen layer x W0 + b becomes x W0 + b + dropout(alpha * x A B C), or what ``method`` makes of it
+            (linear.py).
+Twin        init.attach and by_hand.encoder.merge do the same to this package's own encoder. The draws are the same
+            where the names, sizes and seed are.
 Checked by  tests/test_inject.py.
 
     report = inject(model, targets=("query", "value"), rank=32, dropout=0.5, train_also=("classifier",))
@@ -21,35 +22,44 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from ..config import AdapterConfig
 from ..counts import Counts, trained
+from ..model import SHARED
 from ..registry import METHODS
 from ..shapes import InputError
 from ..targets import Pattern, select, spell
-from .linear import TLoRALinear, check_base, is_linear, weight_IO
+from .linear import AdaptedLinear, SharedArrays, TLoRALinear, check_base, check_method, is_linear, weight_IO
 
 
 @dataclass(frozen=True, repr=False)
 class Report:
     """What ``inject`` did. ``matrices``: (I, O) by module name; ``also``: the parameters trained beside the
-    adapters; ``counts``: numbers held by the model; ``optimizer_bytes``: AdamW's two moments."""
+    adapters; ``counts``: numbers held by the model; ``stored_bytes``: the numbers of an adapter file;
+    ``optimizer_bytes``: AdamW's two moments."""
 
     adapter: AdapterConfig
     matrices: Mapping[str, tuple[int, int]]
     also: tuple[str, ...]
     counts: Counts
-    trained_bytes: int
+    stored_bytes: int
     optimizer_bytes: int
 
     def __repr__(self) -> str:
-        c, config = self.counts, self.adapter
+        c, config, method = self.counts, self.adapter, METHODS[self.adapter.method]
+        label = {"tlora": "TLoRA", "lora": "LoRA"}.get(config.method, config.method)
+        start = f"init {config.init!r}, " if config.method == "tlora" else ""
+        constants = "".join(f"{name} {getattr(config, name):g}, " for name in method.constants)
         lora = trained("lora", self.matrices.values(), config.rank)
         alone = trained(config.method, self.matrices.values(), config.rank)
+        ratio = "" if config.method == "lora" else f"LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many"
+        frozen = [arg.base for arg in method.arrays if arg not in method.trained_args]
+        origin = "drawn again from the seed" if method.from_seed else "from W0, and therefore stored as well"
         lines = [
-            f"TLoRA of rank {config.rank} on {len(self.matrices)} matrices, "
-            f"dropout {config.dropout:g}, init {config.init!r}, seed {config.seed}"
+            f"{label} of rank {config.rank} on {len(self.matrices)} matrices, "
+            f"{constants}dropout {config.dropout:g}, {start}seed {config.seed}"
         ]
         alike = Counter((re.sub(r"(?<=\.)\d+(?=\.)", "*", name), shape) for name, shape in self.matrices.items())
         lines += [f"  {n:4} x {name}  {I} x {O}" for (name, (I, O)), n in alike.items()]
@@ -57,9 +67,10 @@ class Report:
             lines.append(f"  trained as well: {', '.join(self.also)}")
         lines += [
             f"  trained        {c.trained:>13,}  {100 * c.trained / c.base:.4f} % of the base",
-            f"  of them TLoRA  {alone:>13,}  LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many",
-            f"  frozen random  {c.frozen_random:>13,}  A and C, drawn again from the seed",
-            f"  stored         {c.stored:>13,}  {self.trained_bytes:,} bytes in an adapter file",
+            f"  {f'of them {label}':<14} {alone:>13,}  {ratio}".rstrip(),
+            f"  frozen {'random' if method.from_seed else '':<7} {c.frozen_random:>13,}"
+            + (f"  {' and '.join(frozen)}, {origin}" if frozen else ""),
+            f"  stored         {c.stored:>13,}  {self.stored_bytes:,} bytes in an adapter file",
             f"  optimizer      {c.optimizer:>13,}  {self.optimizer_bytes:,} bytes for AdamW's two moments",
             f"  base           {c.base:>13,}",
         ]
@@ -74,19 +85,29 @@ def inject(
     init: str = "released",
     seed: int = 0,
     train_also: Sequence[Pattern] = (),
+    method: str = "tlora",
+    lora_alpha: float | None = None,
 ) -> Report:
-    """Put TLoRA on every module whose name matches a target; freeze all else but ``train_also``. In place.
+    """Put TLoRA, or another method, on every module whose name matches a target; freeze all else but ``train_also``.
+    In place.
 
     targets     patterns for modules, as in targets.py: suffixes of names, or compiled regular expressions
+    init        how TLoRA's frozen factors are drawn; every other method starts in one way
     train_also  patterns for modules or parameters that stay trained, such as "classifier"
+    method      a name in registry.METHODS that sits on linear layers
+    lora_alpha  of a method with a constant scale, which is lora_alpha / rank; None: scale 1
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
-    match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters.
+    match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
+    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from.
     """
     chosen = _patterns("targets", targets)
-    config = AdapterConfig(rank=rank, targets=chosen, dropout=dropout, init=init, seed=seed)
+    config = AdapterConfig(method, rank, chosen, dropout=dropout, init=init, seed=seed, lora_alpha=lora_alpha)
+    check_method(method)
+    if lora_alpha is not None and "scale" not in METHODS[method].constants:
+        raise InputError(f"lora_alpha is {lora_alpha}, expected None: {method} has no constant scale")
     if is_adapted(model):
-        raise InputError("the model already has TLoRA adapters; remove(model) takes them out")
+        raise InputError("the model already has adapters; remove(model) takes them out")
     modules = named_modules(model)
     linears = [name for name, module in modules.items() if is_linear(module)]
     names = select("target", config.targets, modules, near=linears)
@@ -94,8 +115,15 @@ def inject(
     return place(model, names, config, also)
 
 
-def place(model: nn.Module, names: Iterable[str], config: AdapterConfig, also: Sequence[str]) -> Report:
-    """``inject`` with the modules and the parameters of ``train_also`` given by their full names."""
+def place(
+    model: nn.Module,
+    names: Iterable[str],
+    config: AdapterConfig,
+    also: Sequence[str],
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> Report:
+    """``inject`` with the modules and the parameters of ``train_also`` given by their full names, and with the
+    adapter's ``arrays``, by theirs, instead of draws."""
     modules, parameters = named_modules(model), dict(model.named_parameters(remove_duplicate=False))
     # a module that sits at several places is adapted once, under its first name, and put at all of them
     first: dict[nn.Module, str] = {}
@@ -105,8 +133,18 @@ def place(model: nn.Module, names: Iterable[str], config: AdapterConfig, also: S
     frozen = {id(parameter): name for base, name in first.items() for parameter in base.parameters()}
     for name in also:
         if id(parameters[name]) in frozen:
-            raise InputError(f"train_also names {name}, which TLoRA on {frozen[id(parameters[name])]} freezes")
-    layers = {base: TLoRALinear(base, config, name) for base, name in first.items()}
+            raise InputError(f"train_also names {name}, which the adapter on {frozen[id(parameters[name])]} freezes")
+
+    def given(prefix: str) -> dict[str, np.ndarray] | None:
+        if arrays is None:
+            return None
+        return {name.rpartition(".")[2]: array for name, array in arrays.items() if name.rpartition(".")[0] == prefix}
+
+    shared = None
+    if METHODS[config.method].shared:
+        shared = SharedArrays({name: base for base, name in first.items()}, config, given(SHARED))
+    kind = TLoRALinear if config.method == "tlora" else AdaptedLinear
+    layers = {base: kind(base, config, name, shared, given(name)) for base, name in first.items()}
 
     model.requires_grad_(False)
     for name, module in modules.items():
@@ -123,14 +161,15 @@ def place(model: nn.Module, names: Iterable[str], config: AdapterConfig, also: S
 def report(model: nn.Module) -> Report:
     """The report of ``inject``, counted again on the model as it is now."""
     layers = adapted(model)
-    n_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    config = layers[0].adapter
+    trained_bytes = _bytes(p for p in model.parameters() if p.requires_grad)
     return Report(
-        adapter=layers[0].adapter,
+        adapter=config,
         matrices={layer.name: tuple(weight_IO(layer.base).shape) for layer in layers},
         also=tuple(trained_beside(model)),
         counts=held(model),
-        trained_bytes=n_bytes,
-        optimizer_bytes=2 * n_bytes,
+        stored_bytes=trained_bytes + (0 if METHODS[config.method].from_seed else _bytes(_frozen(layers))),
+        optimizer_bytes=2 * trained_bytes,
     )
 
 
@@ -140,14 +179,30 @@ def held(model: nn.Module) -> Counts:
     own = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     base = sum(p.numel() for p in model.parameters() if id(p) not in own)
-    return Counts(base, n, sum(layer.A.numel() + layer.C.numel() for layer in layers), 2 * n)
+    from_seed = all(METHODS[layer.adapter.method].from_seed for layer in layers)
+    return Counts(base, n, sum(t.numel() for t in _frozen(layers)), 2 * n, from_seed)
+
+
+def _frozen(layers: Sequence[AdaptedLinear]) -> list[Tensor]:
+    """The frozen arrays of the adapters, a shared one once."""
+    found = [
+        layer.array(arg.base)
+        for layer in layers
+        for arg in METHODS[layer.adapter.method].arrays
+        if arg not in METHODS[layer.adapter.method].trained_args
+    ]
+    return list({id(tensor): tensor for tensor in found}.values())
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 # --- merge, unmerge, remove, disable -------------------------------------------------------------
 
 
 def merge(model: nn.Module) -> None:
-    """Run W' = W0 + alpha A B C in every adapted layer, in evaluation only. Twice is the same as once.
+    """Run W' = W0 + dW in every adapted layer, in evaluation only. Twice is the same as once.
 
     The weights themselves stay: W' is kept beside W0, which costs a second copy of the adapted matrices.
     Raises InputError if there are no adapters.
@@ -167,7 +222,7 @@ def remove(model: nn.Module) -> None:
     ``train_also`` trains; ``model.requires_grad_(True)`` changes that. Raises InputError without adapters."""
     adapted(model)
     for name, module in named_modules(model).items():
-        if isinstance(module, TLoRALinear):
+        if isinstance(module, AdaptedLinear):
             _replace(model, name, module.base)
 
 
@@ -196,15 +251,15 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Does the model hold any TLoRALinear?"""
-    return any(isinstance(module, TLoRALinear) for module in named_modules(model).values())
+    """Does the model hold any AdaptedLinear?"""
+    return any(isinstance(module, AdaptedLinear) for module in named_modules(model).values())
 
 
-def adapted(model: nn.Module) -> list[TLoRALinear]:
+def adapted(model: nn.Module) -> list[AdaptedLinear]:
     """The adapted layers, each once. Raises InputError if there are none."""
-    layers = [m for m in dict.fromkeys(named_modules(model).values()) if isinstance(m, TLoRALinear)]
+    layers = [m for m in dict.fromkeys(named_modules(model).values()) if isinstance(m, AdaptedLinear)]
     if not layers:
-        raise InputError("the model has no TLoRA adapters")
+        raise InputError("the model has no adapters")
     return layers
 
 

@@ -1,8 +1,9 @@
-"""TLoRALinear: an existing linear layer of a torch model, and TLoRA beside it.
+"""AdaptedLinear: an existing linear layer of a torch model, and any method of the registry beside it.
 
-Equation    y = base(x) + dropout(alpha * x A B C);  the base, A and C are frozen, B and alpha are trained
-            (TLoRA, arXiv 2504.18735, section 3).
-Twin        by_hand/adapters.py, tlora_linear_fwd; the product is adapters.tlora_update of this room.
+Equation    y = base(x) + update(dropout(x)), or dropout(update(x)) as TLoRA has it (arXiv 2504.18735, section 3):
+                y = base(x) + dropout(alpha * x A B C);  the base, A and C are frozen, B and alpha are trained.
+            Where a method rescales the columns (DoRA, EDoRA):  y = (x W0 + update) * m / n + b.
+Twin        by_hand/adapters.py and family.py, METHOD_linear_fwd; the updates are METHOD_update of this room.
 Checked by  tests/test_inject.py.
 
 The base may be an nn.Linear, whose weight is (out, in), or the Conv1D of transformers' GPT-2, whose weight is
@@ -11,7 +12,7 @@ The base may be an nn.Linear, whose weight is (out, in), or the Conv1D of transf
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from torch import nn
 from torch.nn.functional import dropout, linear
 
 from ..config import AdapterConfig
-from ..init import DRAWS
-from ..registry import METHODS
+from ..init import DRAWS, shared_arrays
+from ..registry import METHODS, Arg
 from ..shapes import InputError
-from .adapters import tlora_delta_w, tlora_update
+from .family import rescale
 
 Tensor = torch.Tensor
 
@@ -56,48 +57,102 @@ def adapter_dtype(base: torch.dtype) -> torch.dtype:
     return torch.float64 if base == torch.float64 else torch.float32
 
 
-class TLoRALinear(nn.Module):
-    """TLoRA around a linear layer: x (..., I) -> y (..., O).
+def _tensor(arg: Arg, arrays: Mapping[str, np.ndarray], shape: tuple[int, int], rank: int, like: Tensor) -> Tensor:
+    """One array of an adapter on an (I, O) matrix, where ``like`` is and in its adapter's dtype."""
+    dtype = adapter_dtype(like.dtype)
+    if like.is_meta:  # shapes only: nothing was drawn
+        size = {"I": shape[0], "O": shape[1], "R": rank, "S": rank}
+        return torch.empty([size[letter] for letter in arg.letters], dtype=dtype, device="meta")
+    return torch.tensor(arrays[arg.base], dtype=dtype, device=like.device)
 
-    Parameters B (R, R) and alpha (), buffers A (I, R) and C (R, O), all drawn by init.py under ``name``; the
-    given layer stays as it is, frozen, under ``base``. In a state_dict: base.weight, base.bias, A, B, C, alpha.
 
-    dtypes    B, alpha, A and C are float32 (float64 beside a float64 base) whatever ``.to(bfloat16)`` or
-              ``.half()`` does to the base; they follow the device. Outside autocast the update is computed in
-              that dtype and rounded once, to the dtype of base(x); under autocast products run in its dtype.
-    merging   ``merge`` keeps W' = W0 + alpha A B C beside the untouched W0, outside the state_dict: a checkpoint
-              is the same merged or not, and unmerging is exact. A merged layer runs in evaluation only:
-              dropout cannot be applied to an update that is inside W', and B and alpha would get no gradient.
+def _following(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What nn.Module does to its tensors in .to, .half, .cuda and the like, as the arrays of an adapter follow it:
+    to the device in full, to the dtype only up to the rule of adapter_dtype."""
 
-    Raises InputError for a base that is no linear layer, another method than "tlora", a rank above min(I, O).
+    def moved(tensor: Tensor) -> Tensor:
+        after = fn(tensor)
+        if not after.is_floating_point():
+            return after
+        dtype = adapter_dtype(after.dtype)
+        return after if after.dtype == dtype else tensor.to(after.device, dtype)
+
+    return moved
+
+
+class SharedArrays(nn.Module):
+    """The frozen arrays that all adapted layers of a model read, VeRA's A and B: one module, held by every layer, so
+    its numbers are in memory once; as large as the largest of the matrices needs, and drawn by init.py.
+
+    ``arrays``, by local name, are taken instead of a draw. A state_dict lists the pair under each layer, with one
+    storage.
     """
 
-    def __init__(self, base: nn.Module, adapter: AdapterConfig, name: str = "") -> None:
+    def __init__(
+        self, bases: Mapping[str, nn.Module], adapter: AdapterConfig, arrays: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        super().__init__()
+        method, like = METHODS[adapter.method], weight_IO(next(iter(bases.values())))
+        matrices = {name: tuple(weight_IO(base).shape) for name, base in bases.items()}
+        largest = tuple(max(sizes) for sizes in zip(*matrices.values(), strict=True))
+        if arrays is None and not like.is_meta:
+            arrays = shared_arrays(matrices, adapter)
+        for arg in method.arrays:
+            if arg.base in method.shared_names:
+                self.register_buffer(arg.base, _tensor(arg, arrays, largest, adapter.rank, like))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SharedArrays:
+        return super()._apply(_following(fn), recurse)
+
+
+class AdaptedLinear(nn.Module):
+    """A method of the registry around a linear layer: x (..., I) -> y (..., O).
+
+    Its trained arrays are parameters and its frozen ones buffers, under their local names (for LoRA: A and B) and
+    drawn by init.py under ``name``; ``arrays``, by local name, are taken instead of a draw. What all layers of a
+    model share is in ``shared``, a pair of its own unless one is given. The given layer stays as it is, frozen,
+    under ``base``.
+
+    dtypes    The adapter is float32 (float64 beside a float64 base) whatever ``.to(bfloat16)`` or ``.half()`` does
+              to the base; it follows the device. Outside autocast the update is computed in that dtype and rounded
+              once, to the dtype of base(x); under autocast products run in its dtype.
+    merging   ``merge`` keeps W' = W0 + dW beside the untouched W0, outside the state_dict: a checkpoint is the same
+              merged or not, and unmerging is exact. A merged layer runs in evaluation only: dropout cannot be
+              applied to an update that is inside W', and what trains would get no gradient.
+    dropout   A method that drops x drops it for the update alone. So does DoRA here, as its equation reads; PEFT's
+              layer drops the x of x W0 as well.
+
+    Raises InputError for a base that is no linear layer, a method that does not sit on one, a rank above min(I, O),
+    a weight that the method cannot start from.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        adapter: AdapterConfig,
+        name: str = "",
+        shared: SharedArrays | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         super().__init__()
         check_base(name or "the base", base, adapter)
-        W0_IO = weight_IO(base)
-        self.base, self.adapter, self.name, self.disabled = base, adapter, name, False
-        method = METHODS[adapter.method]
-        trained = [arg.base for arg in method.trained_args]
-        for local, tensor in self._draw(W0_IO, adapter, name).items():
-            if local in trained:
-                self.register_parameter(local, nn.Parameter(tensor))
+        method, W0_IO = METHODS[adapter.method], weight_IO(base)
+        if method.shared and shared is None:
+            shared = SharedArrays({name: base}, adapter)
+        self.base, self.adapter, self.name, self.shared, self.disabled = base, adapter, name, shared, False
+        if arrays is None and not W0_IO.is_meta:
+            arrays = DRAWS[adapter.method](name, _to_numpy(W0_IO), adapter)
+        for arg in method.arrays:
+            if arg.base in method.shared_names:
+                continue
+            tensor = _tensor(arg, arrays, tuple(W0_IO.shape), adapter.rank, W0_IO)
+            if arg in method.trained_args:
+                self.register_parameter(arg.base, nn.Parameter(tensor))
             else:
-                self.register_buffer(local, tensor)
+                self.register_buffer(arg.base, tensor)
         self.register_buffer("merged_IO", None, persistent=False)
         base.requires_grad_(False)
         self.train(base.training)
-
-    @staticmethod
-    def _draw(W0_IO: Tensor, adapter: AdapterConfig, name: str) -> dict[str, Tensor]:
-        I, O = W0_IO.shape
-        dtype = adapter_dtype(W0_IO.dtype)
-        if W0_IO.is_meta:  # shapes only: nothing to draw
-            size = {"I": I, "O": O, "R": adapter.rank, "S": adapter.rank}
-            args = METHODS[adapter.method].arrays
-            return {a.base: torch.empty([size[x] for x in a.letters], dtype=dtype, device="meta") for a in args}
-        arrays = DRAWS[adapter.method](name, np.broadcast_to(0.0, (I, O)), adapter)
-        return {local: torch.from_numpy(array).to(W0_IO.device, dtype) for local, array in arrays.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O). Raises InputError when merged and in training mode."""
@@ -106,19 +161,51 @@ class TLoRALinear(nn.Module):
         if self.merged_IO is not None:
             if self.training:
                 raise InputError(
-                    f"{self.name or 'TLoRALinear'} is merged and in training mode: unmerge(model) to train it, "
+                    f"{self.name or type(self).__name__} is merged and in training mode: unmerge(model) to train it, "
                     "or model.eval() to run it"
                 )
             return linear(x, self.merged_IO.T, self.base.bias)
         y = self.base(x)
         if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.A.dtype)
-        update = tlora_update(x, self.A, self.B, self.C, self.alpha)
-        return y + dropout(update, self.adapter.dropout, self.training).to(y.dtype)
+            x = x.to(self.adapter_dtype)
+        return y + self._change(x, y).to(y.dtype)
+
+    def _change(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the adapter makes of the base's output y for the input x, less y."""
+        method, arguments = METHODS[self.adapter.method], self.arguments()
+        # update(drop(x)), or drop(update(x))
+        update = method.update_twin(self._drop(x) if method.keep == "keep_NI" else x, **arguments)
+        if method.keep == "keep_NO":
+            update = self._drop(update)
+        if not method.rescales:
+            return update
+        # (x W0 + update) * m / n - x W0
+        n_O = method.column_norm_twin(weight_IO(self.base), **arguments)
+        y0 = y.to(self.adapter_dtype) if self.bias is None else y.to(self.adapter_dtype) - self.bias
+        return rescale(y0 + update, arguments["magnitude_O"], n_O.detach() if method.norm else n_O) - y0
+
+    def _drop(self, tensor: Tensor) -> Tensor:
+        return dropout(tensor, self.adapter.dropout, self.training)
+
+    def array(self, local: str) -> Tensor:
+        """One of the adapter's arrays by its local name, the layer's own or a shared one in its full size."""
+        return getattr(self.shared if local in METHODS[self.adapter.method].shared_names else self, local)
+
+    def arguments(self) -> dict[str, Any]:
+        """The adapter's arrays and constants by argument name: {"A_IR": ..., "scale": ...}. What all layers share
+        is cut to this one's size."""
+        method, size = METHODS[self.adapter.method], {"I": self.in_features, "O": self.out_features}
+        arrays = {arg.name: self.array(arg.base) for arg in method.arrays}
+        like = arrays[method.trained_args[0].name]
+        for arg in method.arrays:
+            if arg.base in method.shared_names:
+                cut = tuple(slice(size.get(letter)) for letter in arg.letters)
+                arrays[arg.name] = arrays[arg.name][cut].to(like)
+        return arrays | {constant: getattr(self.adapter, constant) for constant in method.constants}
 
     def delta_w(self) -> Tensor:
-        """dW = alpha A B C, (I, O), in the adapter's dtype."""
-        return tlora_delta_w(weight_IO(self.base), self.A, self.B, self.C, self.alpha)
+        """dW = W' - W0, (I, O), in the adapter's dtype."""
+        return METHODS[self.adapter.method].delta_w_twin(weight_IO(self.base), **self.arguments())
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -144,29 +231,27 @@ class TLoRALinear(nn.Module):
         return self.base.bias
 
     @property
+    def adapter_dtype(self) -> torch.dtype:
+        """The dtype of the adapter's arrays."""
+        return self.array(METHODS[self.adapter.method].trained_args[0].base).dtype
+
+    @property
     def in_features(self) -> int:
         """I, as nn.Linear names it."""
-        return self.A.shape[0]
+        return weight_IO(self.base).shape[0]
 
     @property
     def out_features(self) -> int:
         """O, as nn.Linear names it."""
-        return self.C.shape[1]
+        return weight_IO(self.base).shape[1]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TLoRALinear:
-        # nn.Module sends .to, .half, .cuda and the like through here. The base and W' follow in full; the
-        # adapter follows the device, and the dtype only up to the rule of adapter_dtype.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptedLinear:
+        # nn.Module sends .to, .half, .cuda and the like through here; the base and W' follow in full
         if recurse:
-            self.base._apply(fn)
-
-        def moved(tensor: Tensor) -> Tensor:
-            after = fn(tensor)
-            if tensor is self.merged_IO or not after.is_floating_point():
-                return after
-            dtype = adapter_dtype(after.dtype)
-            return after if after.dtype == dtype else tensor.to(after.device, dtype)
-
-        return super()._apply(moved, recurse=False)
+            for child in self.children():
+                child._apply(fn)
+        following = _following(fn)
+        return super()._apply(lambda t: fn(t) if t is self.merged_IO else following(t), recurse=False)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         if self.merged_IO is not None:
@@ -178,13 +263,43 @@ class TLoRALinear(nn.Module):
         """What print(model) shows beside the base."""
         flags = [word for word, on in (("merged", self.merged_IO is not None), ("disabled", self.disabled)) if on]
         config = self.adapter
-        return ", ".join([f"rank={config.rank}", f"dropout={config.dropout}", f"init={config.init!r}", *flags])
+        shown = ["rank", "dropout", *METHODS[config.method].constants]
+        return ", ".join([f"method={config.method!r}", *(f"{k}={getattr(config, k)}" for k in shown), *flags])
+
+
+class TLoRALinear(AdaptedLinear):
+    """The AdaptedLinear of TLoRA (arXiv 2504.18735): y = base(x) + dropout(alpha * x A B C).
+
+    Parameters B (R, R) and alpha (), buffers A (I, R) and C (R, O). In a state_dict: base.weight, base.bias, A, B,
+    C, alpha. Raises InputError as AdaptedLinear does, and for another method than "tlora".
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        adapter: AdapterConfig,
+        name: str = "",
+        shared: SharedArrays | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        if adapter.method != "tlora":
+            raise InputError(f"the method is {adapter.method!r}, expected 'tlora': AdaptedLinear takes the others")
+        super().__init__(base, adapter, name, shared, arrays)
+
+    def extra_repr(self) -> str:
+        """What print(model) shows beside the base."""
+        return f"{super().extra_repr()}, init={self.adapter.init!r}"
+
+
+def check_method(method: str) -> None:
+    """Raise InputError unless the method sits on linear layers."""
+    if not METHODS[method].on_matrices:
+        raise InputError(f"{method} sits in a block of the encoder and not on a linear layer of a torch model")
 
 
 def check_base(name: str, base: nn.Module, adapter: AdapterConfig, parent: nn.Module | None = None) -> None:
-    """Raise InputError unless TLoRA can sit on this layer."""
-    if adapter.method != "tlora":
-        raise InputError(f"the method is {adapter.method!r}, expected 'tlora' for a torch model")
+    """Raise InputError unless the adapter can sit on this layer."""
+    check_method(adapter.method)
     if not is_linear(base):
         dtype = f" of {base.weight.dtype}" if isinstance(base, nn.Linear) else ""
         raise InputError(f"{name} is a {type(base).__name__}{dtype}, expected a floating-point nn.Linear or Conv1D")
@@ -193,6 +308,20 @@ def check_base(name: str, base: nn.Module, adapter: AdapterConfig, parent: nn.Mo
             f"{name} lies in a torch.nn.{type(parent).__name__}, which may read its weight without calling it: "
             "an adapter there would do nothing"
         )
-    I, O = weight_IO(base).shape
+    W0_IO, method = weight_IO(base), METHODS[adapter.method]
+    I, O = W0_IO.shape
     if adapter.rank > min(I, O):
         raise InputError(f"rank {adapter.rank} is larger than min(I, O) = {min(I, O)} of {name}, {(I, O)}")
+    if W0_IO.is_meta:
+        return
+    if not method.from_seed and not W0_IO.isfinite().all():
+        raise InputError(
+            f"{name} has entries that are not finite, and {adapter.method} starts from its singular vectors"
+        )
+    if method.rescales and not W0_IO.any(dim=0).all():
+        raise InputError(f"{name} has a column of zeros, and {adapter.method} divides by the length of each column")
+
+
+def _to_numpy(W0_IO: Tensor) -> np.ndarray:
+    """The numbers of a weight, float64 as it is and every other in float32."""
+    return W0_IO.detach().to("cpu", adapter_dtype(W0_IO.dtype)).numpy()

@@ -21,6 +21,7 @@ changes a gradient that was asked for:
     dM_RR.copy()  ->  dM_RR                      an array that no caller sees, in MTLoRA's core inside the layer;
                                                  and its check of wrt, which the layer has made before
     bool(trained)  ->  trained                   used for its truth only
+    sorted(want)  ->  want                       the order of a dictionary's keys; [-1] for [1] of a pair
 """
 
 from __future__ import annotations
