@@ -1,5 +1,6 @@
 """Adapter files: round trips through a fresh process and between the rooms; everything that must be refused."""
 
+import copy
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import safetensors.numpy
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import ENCODER, bits, inputs, net, scramble
+from tiny import ENCODER, ON_MATRICES, bits, inputs, net, scramble
 from torch import nn
 
 from tlora_ref import AdapterConfig, InputError, Model, attach, checkpoint, init_encoder
@@ -26,6 +27,7 @@ from tlora_ref.registry import METHODS
 
 TESTS = Path(__file__).parent
 TARGETS = (re.compile(r"blocks\.\d\.(query|mix)"), "1.value")
+every_method = pytest.mark.parametrize("method", ON_MATRICES)
 
 
 def fresh(code: str, *arguments: object) -> str:
@@ -90,16 +92,73 @@ print([layer.adapter for layer in model.modules() if hasattr(layer, "adapter")][
 """
 
 
-@pytest.mark.parametrize("compact", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_a_torch_model_comes_back_bit_for_bit_in_a_fresh_process(tmp_path, compact, dtype):
-    model = trained_net(getattr(torch, dtype))
+@pytest.mark.parametrize(
+    ("method", "dtype", "compact"),
+    [
+        *(("tlora", dtype, compact) for dtype in ("float32", "float64", "bfloat16") for compact in (True, False)),
+        ("vera", "float32", True),
+        ("edora", "bfloat16", True),
+    ],
+)
+def test_a_torch_model_comes_back_bit_for_bit_in_a_fresh_process(tmp_path, method, dtype, compact):
+    model = trained_net(getattr(torch, dtype), method=method)
     save_adapter(model, tmp_path / "a.safetensors", compact)
     out, names, config = fresh(LOAD_NET, tmp_path / "a.safetensors", dtype).splitlines()
     expected = model(inputs(dtype=getattr(torch, dtype))).detach().double().numpy()
     assert bytes.fromhex(out) == expected.tobytes()
     assert names == str(sorted(n for n, p in model.named_parameters() if p.requires_grad))
     assert config == str(adapted(model)[0].adapter)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_torch_model_of_every_method_comes_back_bit_for_bit_from_either_form(tmp_path, method, dtype):
+    scale = {"lora_alpha": 5.0} if "scale" in METHODS[method].constants else {}
+    model = trained_net(dtype, method=method, **scale)
+    trained = [(n, p.requires_grad) for n, p in model.named_parameters()]
+    for compact in (True, False):
+        save_adapter(model, tmp_path / "a", compact)
+        fresh_net = load_adapter(net(dtype=dtype), tmp_path / "a")
+        other = load_adapter(scramble(trained_net(dtype, method=method, **scale), seed=9), tmp_path / "a")
+        for loaded in (fresh_net, other):
+            assert bits(loaded) == bits(model)
+            assert [(n, p.requires_grad) for n, p in loaded.named_parameters()] == trained
+        assert adapted(fresh_net)[0].adapter == adapted(model)[0].adapter
+        local = {name.rpartition(".")[2] for name in safetensors.numpy.load((tmp_path / "a").read_bytes())}
+        row = METHODS[method]
+        frozen = {arg.base for arg in row.arrays} - {arg.base for arg in row.trained_args}
+        # what follows from W0 and not from the seed is in either form
+        assert local & frozen == (set() if compact and row.from_seed else frozen)
+    merge(model)
+    save_adapter(model, tmp_path / "merged", compact=False)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "merged").read_bytes()
+
+
+@every_method
+def test_loading_draws_nothing_for_the_model(tmp_path, method, monkeypatch):
+    """A singular value decomposition of every matrix, only to be overwritten, would take minutes on a large model."""
+    from tlora_ref.by_autograd import linear
+
+    model = trained_net(method=method)
+    save_adapter(model, tmp_path / "a")
+    monkeypatch.setattr(linear, "DRAWS", {})
+    monkeypatch.setattr(linear, "shared_arrays", None)
+    assert bits(load_adapter(net(), tmp_path / "a")) == bits(model)
+
+
+def test_veras_pair_is_stored_once_and_as_large_as_the_matrices_of_the_file_need(tmp_path):
+    model = trained_net(method="vera", targets=("query", "value"))
+    save_adapter(model, tmp_path / "a", compact=False)
+    tensors = safetensors.numpy.load((tmp_path / "a").read_bytes())
+    assert {n: a.shape for n, a in tensors.items() if n.endswith((".A", ".B"))} == {
+        "shared.A": (7, 3), "shared.B": (3, 9),
+    }  # fmt: skip
+    for block in model.blocks:  # the widest matrices are taken out
+        block.value = block.value.base
+    save_adapter(model, tmp_path / "b", compact=False)
+    tensors = safetensors.numpy.load((tmp_path / "b").read_bytes())
+    assert tensors["shared.B"].shape == (3, 5)
+    assert torch.equal(load_adapter(net(), tmp_path / "b")(inputs()), model(inputs()))
 
 
 LOAD_MODEL = """
@@ -142,8 +201,9 @@ def test_both_rooms_write_the_same_bytes_and_read_each_others_files(tmp_path):
     np.testing.assert_allclose(encoder(there, x).detach().numpy(), logits, rtol=0, atol=1e-5 * np.abs(logits).max())
 
 
-def test_an_nn_module_with_the_same_names_reads_the_file_of_an_encoder_by_hand(tmp_path):
-    base, model = trained_model(layers=None)
+@every_method
+def test_an_nn_module_with_the_same_names_reads_the_file_of_an_encoder_by_hand(tmp_path, method):
+    base, model = trained_model(method, layers=None)
     head = ("head.W", "head.b")
     model = model.with_params({n: base.params[n] for n in head}).training(model.trained - set(head))
     save_adapter(model, tmp_path / "a")
@@ -456,7 +516,15 @@ def test_other_bases_are_refused(copied):
     refuses(nn.Sequential(nn.Linear(7, 5)), copied, "adapts blocks.0.query, which is no linear layer of the model")
 
 
+@pytest.mark.parametrize("method", ["adapter_h", "adapter_p"])
+def test_a_file_of_a_method_that_sits_in_blocks_is_refused(tmp_path, method):
+    _, model = trained_model(method)
+    save_adapter(model, tmp_path / "a")
+    refuses(net(), tmp_path / "a", f"{method} sits in a block of the encoder and not on a linear layer")
+
+
 DIFFERENT = {
+    "method": ({"method": "lora"}, "method is 'tlora', the model's adapter has 'lora'"),
     "rank": ({"rank": 2}, "rank is 3, the model's adapter has 2"),
     "dropout": ({"dropout": 0.5}, "dropout is 0.25, the model's adapter has 0.5"),
     "seed": ({"seed": 0}, "seed is 4, the model's adapter has 0"),
@@ -515,13 +583,16 @@ def test_what_cannot_be_saved_is_refused_and_no_file_appears(tmp_path):
     unfrozen = trained_net()
     unfrozen.blocks[0].query.base.weight.requires_grad_(True)
     renamed = nn.ModuleDict({"inner": trained_net()})
+    torn = trained_net(method="vera")
+    torn.blocks[1].mix = copy.deepcopy(torn.blocks[1].mix)
     cases = {
-        "has no TLoRA adapters": net(),
+        "has no adapters": net(),
         "has no adapter to save": trained_model()[0],
         r"blocks.0.query.[AC] is not what seed 4 draws: save with compact=False": drifted,
         r"blocks.0.query.base.weight is trained": unfrozen,
         r"another name here": renamed,
         "on the meta device": trained_net().to("meta"),
+        "have frozen arrays of their own, expected shared ones": torn,
     }
     for message, model in cases.items():
         with pytest.raises(InputError, match=message):

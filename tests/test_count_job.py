@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tiny import ON_MATRICES
 
 from tlora_ref.__main__ import main
 from tlora_ref.by_autograd.inject import inject
@@ -53,6 +54,53 @@ def test_explicit_sizes(capsys):
     assert only["methods"][0]["ratio_to_lora"] == 1
 
 
+@pytest.mark.parametrize("method", ON_MATRICES)
+def test_every_method_counts_as_the_arrays_of_an_injected_model(capsys, method):
+    targets = ("query", "ffn_in", "ffn_out")
+    shapes = {"query": (12, 12), "ffn_in": (12, 48), "ffn_out": (48, 12)}
+    layer = {name: torch.nn.Linear(*shape) for name, shape in shapes.items()}
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.ModuleDict(layer)])})
+    counts = inject(model, targets, rank=2, method=method).counts
+    report = counted(capsys, "--layers", "1", "--width", "12", "--rank", "2", "--targets", ",".join(targets),
+                     "--method", method)  # fmt: skip
+    row = report["methods"][0]
+    assert (row["trained"], row["stored"], row["frozen_random"], row["from_seed"], row["optimizer"]) == (
+        counts.trained, counts.stored, counts.frozen_random, counts.from_seed, counts.optimizer,
+    )  # fmt: skip
+    assert report["methods"][-1]["trained"] == 2 * (24 + 60 + 60)
+    assert [r["method"] for r in report["methods"]] == [method, "lora"][: 1 + (method != "lora")]
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "trained", "blocks"),
+    [
+        ("adapter_h", 64, 6_343_680, ["attn_block", "ffn_block"]),  # 6M, arXiv 2106.09685
+        ("adapter_h", 8, 835_968, ["attn_block", "ffn_block"]),  # 0.8M
+        ("adapter_p", 64, 3_171_840, ["norm_block"]),  # 3M
+        ("adapter_p", 16, 811_392, ["norm_block"]),  # 0.8M
+    ],
+)
+def test_bottlenecks_count_blocks_of_the_models_width(capsys, method, rank, trained, blocks):
+    report = counted(capsys, "--model", "roberta-large", "--rank", str(rank), "--method", method)
+    ours, lora = report["methods"]
+    assert (ours["trained"], ours["stored"], ours["frozen_random"]) == (trained, trained, 0)
+    assert [entry["name"].rpartition(".")[2] for entry in report["matrices"]] == blocks
+    assert {tuple(entry["shape"]) for entry in report["matrices"]} == {(1024, 1024)}
+    assert lora["trained"] == 48 * rank * 2048  # on query and value
+    arguments = ["--model", "gpt2", "--rank", "4", "--method", method]
+    one = counted(capsys, *arguments, "--targets", "ffn_block")["methods"][0]["trained"]
+    assert one == 12 * (2 * 768 * 4 + 4 + 768)
+    assert main(["count", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert f"rank 4, {12 * len(blocks)} blocks" in out
+    assert "LoRA of the same rank on query and value trains" in out
+
+
+def test_the_table_says_where_frozen_factors_come_from(capsys):
+    assert main(["count", "--model", "gpt2", "--rank", "4", "--method", "lora_xs"]) == 0
+    assert "lora_xs takes its frozen factors from W0: a file holds them too" in capsys.readouterr().out
+
+
 BAD = {
     "--model roberta-larg": "expected one of roberta-base, roberta-large",
     "--model gpt2 --layers 3": "either --model, or both --layers and --width",
@@ -63,6 +111,8 @@ BAD = {
     "--model gpt2 --rank 0": "rank is 0, expected a whole number",
     "--model gpt2 --rank 769": r"--rank is 769, larger than min(I, O) = 768 of attn.c_attn",
     "--model gpt2 --method nora": "method is 'nora', expected one of tlora",
+    "--model gpt2 --method adapter_h --targets query": "unknown target 'query' for adapter_h, expected some of",
+    "--model gpt2 --method adapter_p --rank 769": r"--rank is 769, larger than min(I, O) = 768 of norm_block",
 }
 
 

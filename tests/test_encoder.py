@@ -129,7 +129,7 @@ def test_a_frozen_matrix_keeps_no_input():
     _, (_, _, layers, _, _) = encoder_fwd(model, inputs, mask)
     c_query, c_key = layers[0][:2]
     assert [a.shape for a in c_key] == [(6, 6)]
-    assert c_query[0].shape == (3, 4, 2)
+    assert c_query[0].shape == (3 * 4, 2)
 
 
 @pytest.mark.parametrize("method", ["tlora", "lora"])

@@ -74,11 +74,11 @@ def build(name, dtype):
     return MODELS[name][0]().to(dtype).eval()
 
 
-def adapted(name, dtype):
+def adapted(name, dtype, **options):
     """The same model as after training, adapters and what trained beside them away from the start."""
     model = build(name, dtype)
     _, targets, also = MODELS[name]
-    inject(model, targets, rank=4, dropout=0.5, train_also=also)
+    inject(model, targets, rank=4, dropout=0.5, train_also=also, **options)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -113,6 +113,42 @@ def test_under_stock_peft_the_outputs_are_ours(name, dtype, tmp_path):
     assert config.fan_in_fan_out == (name == "gpt2")
     plain = peft.merge_and_unload()
     assert (output(plain) - ours).abs().max().item() <= 4 * tolerance
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.additive])
+def test_under_stock_peft_the_outputs_are_ours_for_every_additive_method(method, tmp_path):
+    """From the model and from a file of it; the scale, a diagonal or a core goes into the up factor."""
+    from peft import PeftModel
+
+    scale = {"lora_alpha": 10.0} if "scale" in METHODS[method].constants else {}
+    model, base = adapted("bert", torch.float64, method=method, **scale), build("bert", torch.float64)
+    ours, before = output(model), output(base)
+    export_lora(model, tmp_path / "lora")
+    peft = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
+    largest = ours.abs().max().item()
+    assert (output(peft) - ours).abs().max().item() <= 1e-13 * largest
+    assert (ours - before).abs().max().item() > 0.01 * largest
+    save_adapter(model, tmp_path / "a")
+    assert main(["export", str(tmp_path / "a"), str(tmp_path / "job")]) == 0
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "job" / file).read_bytes() == (tmp_path / "lora" / file).read_bytes()
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.additive])
+def test_what_is_no_lora_is_refused_with_the_reason_and_nothing_is_written(method, tmp_path, capsys):
+    from tiny import ENCODER
+
+    row = METHODS[method]
+    reason = "it rescales the columns of W0" if row.rescales else "what it adds is not linear in x"
+    model = attach(init_encoder(ENCODER), AdapterConfig(method, 2))
+    if row.on_matrices:
+        model = adapted("bert", torch.float32, method=method)
+    with pytest.raises(InputError, match=f"{method} is no LoRA: {reason}"):
+        export_lora(model, tmp_path / "lora")
+    save_adapter(model, tmp_path / "a")
+    assert main(["export", str(tmp_path / "a"), str(tmp_path / "lora")]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "lora").exists()
 
 
 def test_what_was_trained_beside_the_adapter_is_in_modules_to_save(tmp_path):
@@ -220,7 +256,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
     inject(partly, ("query",), rank=2, train_also=("classifier.1.weight",))
     with pytest.raises(InputError, match=r"of classifier.1 only a part was trained: classifier.1.bias not"):
         export_lora(partly, tmp_path / "lora")
-    with pytest.raises(InputError, match="has no TLoRA adapters"):
+    with pytest.raises(InputError, match="has no adapters"):
         export_lora(net(), tmp_path / "lora")
     from tiny import ENCODER
 

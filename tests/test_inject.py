@@ -1,25 +1,30 @@
-"""TLoRA in torch models: what inject does and refuses, merging, dtypes, removal; RoBERTa-large's real shape."""
+"""TLoRA and its relatives in torch models: what inject does and refuses, merging, dtypes, removal; the field's own
+layers; RoBERTa-large's real shape."""
 
 import copy
 import pickle
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import Block, Conv1D, bits, inputs, net, scramble
+from test_family import START
+from tiny import ON_MATRICES, Block, Conv1D, bits, inputs, net, scramble
 from torch import nn
+from torch.nn.functional import dropout
 
 from tlora_ref import AdapterConfig, InputError
 from tlora_ref.by_autograd.inject import adapted, disable, held, inject, merge, remove, report, unmerge
-from tlora_ref.by_autograd.linear import TLoRALinear, weight_IO
-from tlora_ref.by_hand import tlora_linear_bwd, tlora_linear_fwd
-from tlora_ref.counts import trained
-from tlora_ref.init import tlora_arrays
+from tlora_ref.by_autograd.linear import AdaptedLinear, TLoRALinear, weight_IO
+from tlora_ref.counts import frozen, trained
+from tlora_ref.init import DRAWS, shared_arrays
+from tlora_ref.registry import METHODS, OPS
 
 TARGETS = ("query", "value", "mix")
+every_method = pytest.mark.parametrize("method", ON_MATRICES)
 
 
 @pytest.fixture(autouse=True)
@@ -40,40 +45,63 @@ def gap(a, b):
 # --- the layer -----------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
-def test_the_layer_equals_the_kernel_by_hand_forward_and_backward(seed, conv1d, bias):
-    rng = np.random.default_rng(seed)
+def single(base, adapter):
+    """One layer, its adapter away from the start."""
+    kind = TLoRALinear if adapter.method == "tlora" else AdaptedLinear
+    return scramble(nn.ModuleDict({"layer": kind(base, adapter, "some.layer")}))["layer"]
+
+
+def numpy(tensor):
+    return tensor.detach().numpy() if isinstance(tensor, torch.Tensor) else tensor
+
+
+@every_method
+@settings(max_examples=12)
+@given(seed=st.integers(0, 2**32 - 1), conv1d=st.booleans(), bias=st.booleans(), p=st.sampled_from([0.0, 0.4]))
+def test_the_layer_equals_the_kernel_by_hand_forward_and_backward(method, seed, conv1d, bias, p):
+    rng, row = np.random.default_rng(seed), METHODS[method]
     I, O, R = map(int, rng.permutation([6, 7, 4]))
     base = (Conv1D(O, I) if conv1d else nn.Linear(I, O, bias=bias)).double()
-    layer = TLoRALinear(base, AdapterConfig(rank=min(I, O, R)), "some.layer")
-    with torch.no_grad():
-        layer.B.copy_(torch.from_numpy(rng.standard_normal(layer.B.shape)))
-        layer.alpha.copy_(torch.tensor(-1.3))
+    layer = single(base, AdapterConfig(method, min(I, O, R), dropout=p, lora_alpha=5.0)).train()
     x = torch.from_numpy(rng.standard_normal((2, 3, I))).requires_grad_()
     dy = rng.standard_normal((2, 3, O))
+    torch.manual_seed(seed)
     y = layer(x)
     y.backward(torch.from_numpy(dy))
 
-    b_O = None if layer.bias is None else layer.bias.detach().numpy()
-    arrays = [t.detach().numpy() for t in (x, weight_IO(base))]
-    A, B, C, alpha = (getattr(layer, n).detach().numpy() for n in ("A", "B", "C", "alpha"))
-    y_hand, cache = tlora_linear_fwd(*arrays, b_O, A, B, C, alpha)
-    grads = tlora_linear_bwd(dy, cache)
-    np.testing.assert_allclose(y.detach().numpy(), y_hand, rtol=0, atol=1e-12 * np.abs(y_hand).max())
-    for name, tensor in (("x", x), ("B", layer.B), ("alpha", layer.alpha)):
-        np.testing.assert_allclose(tensor.grad.numpy(), grads[name], rtol=0, atol=1e-12 * np.abs(grads[name]).max())
+    # the mask that the layer drew, out of the same generator
+    torch.manual_seed(seed)
+    width = {"keep_NI": I, "keep_NO": O}[row.keep]
+    keep = dropout(torch.ones(2, 3, width, dtype=torch.float64), p, True).numpy()
+    x_NI, W0_IO, b_O = numpy(x), numpy(weight_IO(base)), numpy(layer.bias)
+    arguments = {name: numpy(value) for name, value in layer.arguments().items()}
+    norm = {"norm_O": row.column_norm(W0_IO, **arguments)} if row.norm else {}
+    y_hand, cache = OPS[row.op].fwd(x_NI, W0_IO, b_O, **arguments, **norm, **{row.keep: keep})
+    grads = OPS[row.op].bwd(dy, cache)
+    np.testing.assert_allclose(numpy(y), y_hand, rtol=0, atol=1e-12 * np.abs(y_hand).max())
+    for name, tensor in [("x", x)] + [(arg.base, layer.array(arg.base)) for arg in row.trained_args]:
+        largest = np.abs(grads[name]).max()
+        np.testing.assert_allclose(tensor.grad.numpy(), grads[name], rtol=0, atol=1e-12 * largest, err_msg=name)
+        assert largest > 0
     assert all(p.grad is None for p in base.parameters())
+    np.testing.assert_allclose(
+        numpy(layer.delta_w()), row.delta_w(W0_IO, **arguments), rtol=0, atol=1e-12 * np.abs(W0_IO).max()
+    )
 
 
-@pytest.mark.parametrize("init", ["released", "fan_in"])
+@pytest.mark.parametrize(("method", "init"), [("tlora", "fan_in"), *((name, "released") for name in ON_MATRICES)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_draws_are_those_of_init_under_the_modules_name(init, dtype):
-    model = net(dtype=dtype)
-    inject(model, ("value",), rank=4, init=init, seed=5)
-    layer = model.blocks[1].value
-    drawn = tlora_arrays("blocks.1.value", np.zeros((5, 9)), AdapterConfig(rank=4, init=init, seed=5))
-    for name, array in drawn.items():
-        assert torch.equal(getattr(layer, name).detach(), torch.from_numpy(array).to(dtype)), name
+def test_the_draws_are_those_of_init_under_the_modules_name(method, init, dtype):
+    base, model = net(dtype=dtype), net(dtype=dtype)
+    inject(model, ("value", "mix"), rank=4, init=init, seed=5, method=method)
+    config = AdapterConfig(method, rank=4, init=init, seed=5)
+    for name in ("blocks.1.value", "blocks.0.mix"):
+        W0_IO = numpy(weight_IO(base.get_submodule(name)))
+        drawn = DRAWS[method](name, W0_IO, config) | shared_arrays({"value": (5, 9), "mix": (9, 7)}, config)
+        assert set(drawn) == {arg.base for arg in METHODS[method].arrays}
+        for local, array in drawn.items():
+            given = model.get_submodule(name).array(local).detach()
+            assert torch.equal(given, torch.from_numpy(array).to(dtype)), local
 
 
 def test_the_update_is_dropped_elementwise_and_divided_and_only_in_training():
@@ -92,8 +120,9 @@ def test_the_update_is_dropped_elementwise_and_divided_and_only_in_training():
     assert gap(layer(x), layer(x)) > 0
 
 
-def test_autograd_keeps_no_row_of_model_width():
-    layer = TLoRALinear(nn.Linear(64, 48), AdapterConfig(rank=4), "x")
+@pytest.mark.parametrize("method", ["tlora", "lora_fa", "lora_xs"])
+def test_autograd_keeps_no_row_of_model_width(method):
+    layer = single(nn.Linear(64, 48), AdapterConfig(method, rank=4))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         layer(torch.randn(100, 64, requires_grad=True))
@@ -116,11 +145,37 @@ def test_state_dict_names_deepcopy_and_pickle():
 # --- inject --------------------------------------------------------------------------------------
 
 
-def test_attached_and_untrained_the_outputs_are_the_bases_bit_for_bit_and_the_mode_stays():
-    model, base = net(), net()
-    inject(model, TARGETS, rank=3, dropout=0.5)
-    assert torch.equal(model(inputs()), base(inputs()))
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attached_and_untrained_the_outputs_are_the_bases_and_the_mode_stays(method, dtype):
+    """Bit for bit; to rounding where columns are rescaled by m / n = 1, two sums of squares in different order; near
+    where a method starts near (START)."""
+    model, base, x = net(dtype=dtype), net(dtype=dtype), inputs(dtype=dtype)
+    inject(model, TARGETS, rank=3, dropout=0.5, method=method)
+    expected = base(x)
+    rounding = 8 * torch.finfo(dtype).eps * expected.abs().max().item() if METHODS[method].rescales else 0
+    difference = gap(model(x), expected)
+    assert difference <= START.get(method, rounding)
+    assert (method in START) == (difference > rounding)
     assert not any(m.training for m in model.modules())
+
+
+@every_method
+def test_training_moves_what_trains_and_nothing_else(method):
+    """Three steps of AdamW in training mode: the trained arrays of every layer move, every other bit stays."""
+    model = net()
+    inject(model, TARGETS, rank=3, dropout=0.25, method=method)
+    local = {arg.base for arg in METHODS[method].trained_args}
+    trained_names = {f"blocks.{i}.{target}.{name}" for i in (0, 1) for target in TARGETS for name in local}
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == trained_names
+    before = bits(model.train())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    for step in range(3):
+        optimizer.zero_grad()
+        (model(inputs(step)) - 1).square().sum().backward()
+        optimizer.step()
+    after = bits(model)
+    assert {name for name in before if before[name] != after[name]} == trained_names
 
 
 def test_what_trains_is_b_alpha_and_train_also_and_all_of_it_gets_a_gradient():
@@ -148,7 +203,7 @@ def test_the_report_counts_what_is_there_and_prints_it():
     c = told.counts
     assert (c.base, c.trained, c.stored, c.optimizer) == (base, n, n, 2 * n)
     assert c.frozen_random == 2 * 3 * ((7 + 5) + (5 + 9) + (9 + 7))
-    assert (told.trained_bytes, told.optimizer_bytes) == (4 * n, 8 * n)
+    assert (told.stored_bytes, told.optimizer_bytes) == (4 * n, 8 * n)
     assert told.also == tuple(f"classifier.{i}.{w}" for i in (0, 1) for w in ("weight", "bias"))
     text = str(told)
     for expected in ("rank 3 on 6 matrices", "2 x blocks.*.query  7 x 5", "classifier.1.bias", f"{n} ", f"{base:,}"):
@@ -159,6 +214,21 @@ def test_the_report_counts_what_is_there_and_prints_it():
     optimizer.step()
     moments = [s[k] for s in optimizer.state.values() for k in ("exp_avg", "exp_avg_sq")]
     assert sum(t.numel() * t.element_size() for t in moments) == told.optimizer_bytes
+
+
+@every_method
+def test_the_report_of_every_method_has_its_closed_forms_and_says_what_a_file_holds(method):
+    model, row = net(), METHODS[method]
+    told = inject(model, TARGETS, rank=3, method=method)
+    n, still = trained(method, told.matrices.values(), 3), frozen(method, told.matrices.values(), 3)
+    assert (told.counts.trained, told.counts.frozen_random, told.counts.from_seed) == (n, still, row.from_seed)
+    assert told.counts.stored == n + (0 if row.from_seed else still)
+    assert (told.stored_bytes, told.optimizer_bytes) == (4 * told.counts.stored, 8 * n)
+    lines = str(told).splitlines()
+    assert lines[0].lower().startswith(f"{method} of rank 3 on 6 matrices")
+    said = next(line for line in lines if line.strip().startswith("frozen"))
+    assert f" {still:,}" in said
+    assert ("from the seed" in said, "from W0" in said) == (still > 0 and row.from_seed, not row.from_seed)
 
 
 class Attention(nn.Module):
@@ -189,7 +259,16 @@ BAD = {
     "a train_also that matches nothing": (
         {"train_also": ("clasifier",)}, "train_also 'clasifier' matches nothing; .* classifier"),
     "a train_also that the adapter freezes": (
-        {"train_also": ("query.bias",)}, "train_also names blocks.0.query.bias, which TLoRA on blocks.0.query freezes"),
+        {"train_also": ("query.bias",)},
+        "train_also names blocks.0.query.bias, which the adapter on blocks.0.query freezes"),
+    "a method that sits in a block": (
+        {"method": "adapter_h"}, "adapter_h sits in a block of the encoder and not on a linear layer"),
+    "another method that sits in a block": (
+        {"method": "adapter_p"}, "adapter_p sits in a block of the encoder and not on a linear layer"),
+    "an unknown method": ({"method": "nora"}, "method is 'nora', expected one of tlora, lora,"),
+    "lora_alpha without a constant scale": (
+        {"lora_alpha": 16}, "lora_alpha is 16, expected None: tlora has no constant scale"),
+    "lora_alpha 0": ({"lora_alpha": 0, "method": "lora"}, "lora_alpha is 0, expected None or a positive number"),
 }  # fmt: skip
 
 
@@ -206,7 +285,7 @@ def test_what_cannot_be_is_refused_and_nothing_has_changed(options, message):
 def test_injecting_twice_is_refused_also_elsewhere_in_the_model():
     model = injected()
     before = bits(model)
-    with pytest.raises(InputError, match="already has TLoRA adapters"):
+    with pytest.raises(InputError, match="already has adapters"):
         inject(model, ("classifier.0",), rank=2)
     assert bits(model) == before
 
@@ -220,9 +299,9 @@ def test_layers_that_torch_reads_without_calling_are_refused():
 
 def test_functions_on_a_model_without_adapters_say_so():
     for function in (merge, unmerge, remove, report):
-        with pytest.raises(InputError, match="has no TLoRA adapters"):
+        with pytest.raises(InputError, match="has no adapters"):
             function(net())
-    with pytest.raises(InputError, match="has no TLoRA adapters"), disable(net()):
+    with pytest.raises(InputError, match="has no adapters"), disable(net()):
         pass
     with pytest.raises(InputError, match=r"expected a torch\.nn\.Module"):
         inject("roberta-large")
@@ -320,6 +399,30 @@ def test_a_merged_layer_refuses_training_mode_and_a_state_dict():
     model.load_state_dict(state)
 
 
+@every_method
+@torch.no_grad()
+def test_every_method_merges_unmerges_is_switched_off_and_taken_out(method):
+    """In float64, where the update is far above the rounding; the merged weight is W0 + dW, the bits come back."""
+    model, base, x = net(dtype=torch.float64), net(dtype=torch.float64), inputs(dtype=torch.float64)
+    inject(model, TARGETS, rank=3, dropout=0.5, method=method)
+    scramble(model)
+    y, before = model(x), bits(model)
+    assert gap(y, base(x)) > 1e-2
+    merge(model)
+    for layer in adapted(model):
+        assert torch.equal(layer.merged_IO, weight_IO(layer.base) + layer.delta_w())
+    assert gap(model(x), y) <= 1e-13 * y.abs().max().item()
+    with disable(model):
+        assert torch.equal(model(x), base(x))
+    assert bits(model) == before
+    unmerge(model)
+    assert torch.equal(model(x), y)
+    assert bits(model) == before
+    remove(model)
+    assert bits(model) == bits(base)
+    assert torch.equal(model(x), base(x))
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_remove_gives_the_original_objects_back_bit_identical(merged):
     model = net()
@@ -375,6 +478,29 @@ def test_adapters_stay_float32_beside_a_half_precision_base_and_train(half):
         with torch.no_grad():
             layer.B.add_(1e-4 * before)
         assert bool((before != layer.B).all())
+
+
+@every_method
+def test_every_method_stays_float32_beside_a_half_precision_base_and_trains_and_merges(method):
+    """The draws that need W0 get its numbers, and the merged layer is off by roundings of the half precision."""
+    half, x = torch.bfloat16, inputs(dtype=torch.bfloat16)
+    model = net(dtype=half)
+    inject(model, TARGETS, rank=3, method=method)
+    assert gap(model(x), net(dtype=half)(x)) <= START.get(method, 0)
+    scramble(model, scale=0.2)
+    y = model(x)
+    assert y.dtype == half
+    y.float().square().sum().backward()
+    for layer in adapted(model):
+        for arg in METHODS[method].arrays:
+            assert layer.array(arg.base).dtype == torch.float32
+        for arg in METHODS[method].trained_args:
+            assert layer.array(arg.base).grad.dtype == torch.float32
+            assert bool(layer.array(arg.base).grad.isfinite().all())
+    with torch.autocast("cpu", dtype=half):
+        assert gap(model(x), y) <= 16 * torch.finfo(half).eps * y.abs().max().item()
+    merge(model)
+    assert gap(model(x), y) <= 16 * torch.finfo(half).eps * y.abs().max().item()
 
 
 def test_the_update_beside_a_half_precision_base_is_rounded_once():
@@ -437,6 +563,9 @@ def test_adapted_layers_look_like_the_linear_they_replace():
 def test_other_methods_and_quantised_linears_are_refused():
     with pytest.raises(InputError, match="the method is 'lora', expected 'tlora'"):
         TLoRALinear(nn.Linear(4, 4), AdapterConfig(method="lora", rank=2))
+    for kind in (TLoRALinear, AdaptedLinear):
+        with pytest.raises(InputError, match=r"is 'adapter_p', expected 'tlora'|adapter_p sits in a block"):
+            kind(nn.Linear(4, 4), AdapterConfig(method="adapter_p", rank=2))
 
     class Linear4bit(nn.Linear):
         def forward(self, x):
@@ -444,6 +573,120 @@ def test_other_methods_and_quantised_linears_are_refused():
 
     with pytest.raises(InputError, match="is a Linear4bit"):
         inject(nn.Sequential(Linear4bit(4, 4)), ("0",), rank=2)
+
+
+@pytest.mark.parametrize("method", ["dora", "dora_full", "edora", "lora_xs"])
+def test_weights_that_a_method_cannot_start_from_are_refused_and_nothing_has_changed(method):
+    number, message = (0.0, "a column of zeros") if METHODS[method].rescales else (np.nan, "that are not finite")
+    model = net()
+    with torch.no_grad():
+        model.blocks[1].value.weight[3] = number
+    before = dict(model.named_modules())
+    with pytest.raises(InputError, match=rf"blocks\.1\.value has .*{message}"):
+        inject(model, TARGETS, rank=3, method=method)
+    assert dict(model.named_modules()) == before
+    assert all(p.requires_grad for p in model.parameters())
+
+
+# --- VeRA's shared pair --------------------------------------------------------------------------
+
+
+def shared_of(model):
+    """The pair, and that there is one."""
+    pairs = {id(layer.shared): layer.shared for layer in adapted(model)}
+    assert len(pairs) == 1
+    return next(iter(pairs.values()))
+
+
+def test_veras_pair_is_one_object_cut_to_every_layer_wherever_the_model_goes():
+    model = injected(method="vera")
+    pair = shared_of(model)
+    assert (pair.A.shape, pair.B.shape) == ((9, 3), (3, 9))
+    assert len([t for t in model.buffers() if t.numel() == 27]) == 2  # each counts once
+    assert held(model).frozen_random == 2 * 27
+    assert {layer.arguments()["A_IR"].data_ptr() for layer in adapted(model)} == {pair.A.data_ptr()}
+    assert [tuple(layer.arguments()["B_RO"].shape) for layer in adapted(model)] == [(3, 5), (3, 9), (3, 7)] * 2
+    x, y = inputs(), model(inputs())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert shared_of(twin) is not pair
+        assert torch.equal(twin(x), y)
+    assert shared_of(model.double()) is pair
+    assert pair.A.dtype == torch.float64
+    assert gap(model(x.double()), y) < 1e-5
+    assert shared_of(model.to(torch.bfloat16)) is pair
+    assert pair.A.dtype == torch.float32
+    assert shared_of(model.to("meta")).A.is_meta
+    assert not any("shared" in name for name, _ in model.named_parameters())
+
+
+def test_veras_pair_in_a_state_dict_is_one_storage_and_comes_back():
+    model = injected(method="vera")
+    state = model.state_dict()
+    pairs = {n: t for n, t in state.items() if n.endswith(("shared.A", "shared.B"))}
+    assert len(pairs) == 2 * 6
+    assert len({t.data_ptr() for t in pairs.values()}) == 2
+    other = net()
+    inject(other, TARGETS, rank=3, method="vera", seed=8)
+    other.load_state_dict(state)
+    assert torch.equal(other(inputs()), model(inputs()))
+
+
+# --- the field's own layers ----------------------------------------------------------------------
+
+
+def peft_net(method):
+    """Stock PEFT's adapters in a Net in float64, with the names of their parameters in ours."""
+    import peft
+
+    targets = ["query", "value"]
+    config = {
+        "lora": lambda: peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets),
+        "dora": lambda: peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets, use_dora=True),
+        "vera": lambda: peft.VeraConfig(r=3, target_modules=targets),
+    }[method]()
+    names = {"lora_A": "A", "lora_B": "B", "lora_magnitude_vector": "magnitude"}
+    names |= {"vera_lambda_d": "lambda_d", "vera_lambda_b": "lambda_b"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's own deprecations
+        model = peft.get_peft_model(net(dtype=torch.float64), config).base_model.model.double().eval()
+    ours = {}
+    for name, parameter in model.named_parameters():
+        layer, _, local = name.replace(".default", "").removesuffix(".weight").rpartition(".")
+        if parameter.requires_grad:
+            ours[f"{layer}.{names[local]}"] = parameter
+    return model, ours
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "vera"])
+def test_the_injected_model_is_pefts(method):
+    """With the same weights, the outputs and every gradient of stock PEFT in the same model, in float64."""
+    model = net(dtype=torch.float64)
+    scale = {} if method == "vera" else {"lora_alpha": 6}
+    inject(model, ("query", "value"), rank=3, method=method, **scale)
+    scramble(model)
+    theirs, parameters = peft_net(method)
+    ours = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert set(ours) == set(parameters)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(ours[name].T if ours[name].ndim == 2 else ours[name])
+        if method == "vera":
+            pair = shared_of(model)
+            for layer in theirs.modules():
+                if hasattr(layer, "vera_A"):
+                    layer.vera_A["default"], layer.vera_B["default"] = pair.A.T.clone(), pair.B.T.clone()
+    outputs = []
+    for one in (model, theirs):
+        x = inputs(dtype=torch.float64).requires_grad_()
+        y = one(x)
+        y.sin().sum().backward()
+        outputs.append((y, x.grad))
+    for mine, peers in zip(*outputs, strict=True):
+        assert gap(mine, peers) <= 1e-12 * peers.abs().max().item()
+    for name, parameter in parameters.items():
+        grad = parameter.grad.T if parameter.ndim == 2 else parameter.grad
+        assert gap(ours[name].grad, grad) <= 1e-12 * grad.abs().max().item(), name
+        assert bool(grad.any())
 
 
 # --- the real shape of RoBERTa-large -------------------------------------------------------------
@@ -474,3 +717,20 @@ def test_roberta_large_has_the_published_counts(roberta_large, rank, tlora, lora
     peft = get_peft_model(roberta_large, LoraConfig(r=rank, target_modules=["query", "value"]))
     assert held(peft).trained == lora
     peft.unload()
+
+
+FOUR = ("query", "value", "attention.output.dense", re.compile(r".*\.\d+\.output\.dense"))
+
+
+@pytest.mark.parametrize(
+    ("method", "targets", "rank", "published"),
+    [
+        ("vera", ("query", "value"), 256, 61_440),  # 0.061M, arXiv 2310.11454
+        ("lora_xs", FOUR, 16, 24_576),  # 24.6K, arXiv 2405.17604
+        ("dora", ("query", "value"), 8, 48 * (8 * 2048 + 1024)),
+    ],
+)
+def test_roberta_large_has_the_published_counts_of_relatives(roberta_large, method, targets, rank, published):
+    told = inject(roberta_large, targets, rank=rank, method=method)
+    remove(roberta_large)
+    assert told.counts.trained == published

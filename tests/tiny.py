@@ -8,6 +8,10 @@ from torch import nn
 
 from tlora_ref import EncoderConfig
 from tlora_ref.by_autograd.inject import adapted
+from tlora_ref.registry import METHODS
+
+ON_MATRICES = [name for name, method in METHODS.items() if method.on_matrices]
+"""The methods that sit on linear layers."""
 
 ENCODER = EncoderConfig(width=8, layers=2, heads=2, hidden=12, time=5, features=6, classes=3)
 
@@ -59,11 +63,17 @@ def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> Net:
 
 @torch.no_grad()
 def scramble(model: nn.Module, seed: int = 1, scale: float = 0.7) -> nn.Module:
-    """B and alpha as after training: B = 0 and alpha = 1 hide every mistake."""
+    """What the adapters train, as after training: B = 0 and alpha = 1 hide every mistake."""
     rng = np.random.default_rng(seed)
     for layer in adapted(model):
-        layer.B.copy_(torch.from_numpy(scale * rng.standard_normal(layer.B.shape)))
-        layer.alpha.copy_(torch.tensor(rng.choice([1.7, -0.6, 0.8])))
+        for arg in METHODS[layer.adapter.method].trained_args:
+            array = layer.array(arg.base)
+            if arg.base == "alpha":
+                array.copy_(torch.tensor(rng.choice([1.7, -0.6, 0.8])))
+            elif arg.kind == "positive":
+                array.mul_(torch.from_numpy(0.6 + 0.8 * rng.random(array.shape)))
+            else:
+                array.copy_(torch.from_numpy(scale * rng.standard_normal(array.shape)))
     return model
 
 

@@ -3,7 +3,8 @@
 Format      safetensors. Its metadata holds one entry, "tlora_ref": JSON with
                 version    of this format
                 adapter    the AdapterConfig: method, rank, targets, layers, dropout, init, seed, ...
-                compact    are the frozen arrays (A and C of TLoRA) left out, to be drawn again from the seed?
+                compact    are the frozen arrays (A and C of TLoRA) left out, to be drawn again from the seed? Never
+                           for a method that takes them from W0 (LoRA-XS, EDoRA): those files are always full
                 matrices   by name: the shape (I, O) and dtype of the base matrix, its fingerprint, and the
                            fingerprint of each frozen array
                 shared     the fingerprints of frozen arrays that all matrices share
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -60,7 +61,7 @@ class Adapter:
 
     config: AdapterConfig
     matrices: Mapping[str, Matrix]
-    arrays: Mapping[str, np.ndarray]  # NAME.B, NAME.alpha, NAME.A, NAME.C for every matrix
+    arrays: Mapping[str, np.ndarray]  # NAME.B, NAME.alpha, NAME.A, NAME.C for every matrix; shared.A for VeRA's
     also: Mapping[str, np.ndarray] = field(default_factory=dict)  # trained beside the adapter
     owners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the modules of ``also``, with all they hold
     conv1d: bool = False  # does the torch model keep these weights (in, out)?
@@ -72,8 +73,9 @@ class Adapter:
 def save_adapter(model: Any, path: str | Path, compact: bool = True) -> None:
     """Write the adapter of a Model or of a torch model that ``inject`` was given, merged or not.
 
-    compact: leave out the frozen arrays that the seed draws again. What is trained beside the adapter is stored
-    too. Raises InputError if there is no adapter, or if ``compact`` and an array is not what the seed draws.
+    compact: leave out the frozen arrays that the seed draws again; those that a method takes from W0 (LoRA-XS,
+    EDoRA) are stored all the same. What is trained beside the adapter is stored too. Raises InputError if there
+    is no adapter, or if ``compact`` and an array is not what the seed draws.
     """
     write_adapter(adapter_of(model), path, compact)
 
@@ -377,56 +379,64 @@ def _of_module(model: Any) -> Adapter:
             raise InputError(f"the adapter {layer.name!r} has another name here: give the model that was injected into")
         if layer.adapter != config:
             raise InputError(f"{layer.name} and {layers[0].name} have different configurations, expected one")
+        if layer.shared is not layers[0].shared:
+            raise InputError(f"{layer.name} and {layers[0].name} have frozen arrays of their own, expected shared ones")
     also = trained_beside(model)
     bases = {id(parameter): layer.name for layer in layers for parameter in layer.base.parameters()}
     for name, parameter in also.items():
         if id(parameter) in bases:
             raise InputError(f"{name} is trained, and an adapter file holds no base: freeze it before saving")
     owners = {owner: tuple(modules[owner].state_dict()) for owner in {n.rpartition(".")[0] for n in also} if owner}
+    matrices = {layer.name: _matrix(weight_IO(layer.base), (layer.in_features, layer.out_features)) for layer in layers}
+    shapes = _shapes(config, matrices)
+    held = _arrays(layers, shapes)
     return Adapter(
         config=config,
-        matrices={
-            layer.name: _matrix(weight_IO(layer.base), (layer.in_features, layer.out_features)) for layer in layers
-        },
-        arrays={
-            f"{layer.name}.{arg.base}": _to_numpy(getattr(layer, arg.base))
-            for layer in layers
-            for arg in METHODS[config.method].arrays
-        },
+        matrices=matrices,
+        # a shared array is as large as the largest of these matrices needs, also when there was a larger one before
+        arrays={name: _to_numpy(held[name][tuple(map(slice, shape))]) for name, shape in shapes.items()},
         also={name: _to_numpy(parameter) for name, parameter in also.items()},
         owners=dict(sorted(owners.items())),
         conv1d=any(is_conv1d(layer.base) for layer in layers),
     )
 
 
+def _arrays(layers: Sequence[Any], names: Iterable[str]) -> dict[str, Any]:
+    """The tensors of an adapter by their full names; any layer has those of SHARED."""
+    by_name = {SHARED: layers[0]} | {layer.name: layer for layer in layers}
+    return {name: by_name[name.rpartition(".")[0]].array(name.rpartition(".")[2]) for name in names}
+
+
 def _load_module(model: Any, adapter: Adapter) -> Any:
     import torch
 
-    from .by_autograd.inject import is_adapted, named_modules, place, trained_beside
-    from .by_autograd.linear import TLoRALinear, adapter_dtype, is_linear, weight_IO
+    from .by_autograd.inject import adapted, is_adapted, named_modules, place, trained_beside
+    from .by_autograd.linear import AdaptedLinear, adapter_dtype, check_method, is_linear, weight_IO
 
+    check_method(adapter.config.method)
     modules = named_modules(model)
     if is_adapted(model):
-        layers = {n: m for n, m in modules.items() if isinstance(m, TLoRALinear) and m.name == n}
+        layers = {n: m for n, m in modules.items() if isinstance(m, AdaptedLinear) and m.name == n}
         if any(layer.merged_IO is not None for layer in layers.values()):
             raise InputError("the model's adapter is merged; unmerge it before loading")
         for layer in layers.values():
             _check_same(adapter, layer.adapter, set(layers), set(trained_beside(model)))
-    bases = {name: module.base if isinstance(module, TLoRALinear) else module for name, module in modules.items()}
+    bases = {name: module.base if isinstance(module, AdaptedLinear) else module for name, module in modules.items()}
     weights = {name: weight_IO(base) for name, base in bases.items() if is_linear(base)}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     _check_fits(adapter, weights, parameters)
+    first = next(iter(adapter.matrices))
     for name, array in adapter.arrays.items():
-        expected = adapter_dtype(weights[name.rpartition(".")[0]].dtype)
+        matrix = name.rpartition(".")[0]
+        expected = adapter_dtype(weights[matrix if matrix in adapter.matrices else first].dtype)
         if f"torch.{_dtype(array)}" != str(expected):
             raise InputError(f"{name} is {_dtype(array)}, expected {expected} beside this base")
     if not is_adapted(model):
-        place(model, list(adapter.matrices), adapter.config, list(adapter.also))
+        place(model, list(adapter.matrices), adapter.config, list(adapter.also), adapter.arrays)
+    held = _arrays(adapted(model), adapter.arrays)
     with torch.no_grad():
         for name, array in adapter.arrays.items():
-            held = model.get_submodule(name.rpartition(".")[0])
-            held = getattr(held, name.rpartition(".")[2])
-            held.copy_(_like(array, held))
+            held[name][tuple(map(slice, array.shape))].copy_(_like(array, held[name]))
         for name, array in adapter.also.items():
             parameters[name].copy_(_like(array, parameters[name]))
     return model

@@ -2,7 +2,8 @@
 
 Equation    dW = alpha A B C has rank r, so a TLoRA layer is a LoRA layer:  down = A,  up = alpha B C,
             scaling lora_alpha / r = 1; and so for every method with dW = A (...). Exact in algebra; ``up`` is
-            computed in float64 and rounded once.
+            computed in float64 and rounded once. DoRA and EDoRA rescale the columns of W0 and are no LoRA;
+            Adapter-H and -P have no dW at all.
 Checked by  tests/test_export.py, with the real PEFT and transformers.
 
 PEFT stores (out, in): lora_A.weight is down^T (r, I), lora_B.weight is up^T (O, r). The exported LoRA has no
@@ -32,8 +33,8 @@ def export_lora(model: Any, directory: str | Path) -> None:
     model: a torch model with adapters, a Model, or an Adapter read from a file. What was trained beside the
     adapter goes into PEFT's modules_to_save, which holds whole modules.
 
-    Raises InputError, and writes nothing, if the directory exists and is not empty, if a module was trained only
-    in part, or if it is not known which module a trained array belongs to.
+    Raises InputError, and writes nothing, if the directory exists and is not empty, for a method that is no LoRA, if
+    a module was trained only in part, or if it is not known which module a trained array belongs to.
     """
     adapter = model if isinstance(model, Adapter) else adapter_of(model)
     tensors = lora_tensors(adapter) | {f"base_model.model.{name}": _widen(a) for name, a in adapter.also.items()}
@@ -48,8 +49,12 @@ def export_lora(model: Any, directory: str | Path) -> None:
 def lora_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
     """PEFT's tensors by their names in its file. Raises InputError for a method whose dW is no product A (...)."""
     config, method, tensors = adapter.config, METHODS[adapter.config.method], {}
+    if not method.mergeable:
+        raise InputError(f"{config.method} is no LoRA: what it adds is not linear in x, so there is no W' - W0 at all")
     if not method.additive:
-        raise InputError(f"{config.method} is no LoRA: its W' - W0 is not a matrix of rank r with A as its left factor")
+        raise InputError(
+            f"{config.method} is no LoRA: it rescales the columns of W0, so its W' - W0 is not a matrix of rank r"
+        )
     constants = {name: getattr(config, name) for name in method.constants}
     for name, matrix in adapter.matrices.items():
         places = {arg: SHARED if arg.base in method.shared_names else name for arg in method.arrays}

@@ -4,7 +4,7 @@ adapters.py  tlora_linear, lora_linear: the heart
 ops.py       linear, layer_norm, gelu, softmax, attention, embedding, pooling, cross_entropy
 encoder.py   the ops composed; to_torch and to_numpy carry a model from one room to the other
 train.py     torch's AdamW, warm-up and linear decay, the loop
-linear.py    TLoRALinear: TLoRA beside a linear layer of any torch model
+linear.py    AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
 inject.py    inject, merge, unmerge, remove, disable: by the names of a model's modules
 """
 

@@ -134,17 +134,14 @@ def place(
     for name in also:
         if id(parameters[name]) in frozen:
             raise InputError(f"train_also names {name}, which the adapter on {frozen[id(parameters[name])]} freezes")
-
-    def given(prefix: str) -> dict[str, np.ndarray] | None:
-        if arrays is None:
-            return None
-        return {name.rpartition(".")[2]: array for name, array in arrays.items() if name.rpartition(".")[0] == prefix}
-
-    shared = None
-    if METHODS[config.method].shared:
-        shared = SharedArrays({name: base for base, name in first.items()}, config, given(SHARED))
+    given: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in (arrays or {}).items():
+        module, _, local = name.rpartition(".")
+        given.setdefault(module, {})[local] = array
+    bases = {name: base for base, name in first.items()}
+    shared = SharedArrays(bases, config, given.get(SHARED)) if METHODS[config.method].shared else None
     kind = TLoRALinear if config.method == "tlora" else AdaptedLinear
-    layers = {base: kind(base, config, name, shared, given(name)) for base, name in first.items()}
+    layers = {base: kind(base, config, name, shared, given.get(name)) for base, name in first.items()}
 
     model.requires_grad_(False)
     for name, module in modules.items():

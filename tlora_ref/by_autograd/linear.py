@@ -167,7 +167,7 @@ class AdaptedLinear(nn.Module):
             return linear(x, self.merged_IO.T, self.base.bias)
         y = self.base(x)
         if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.adapter_dtype)
+            x = x.to(self.update_dtype)
         return y + self._change(x, y).to(y.dtype)
 
     def _change(self, x: Tensor, y: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class AdaptedLinear(nn.Module):
             return update
         # (x W0 + update) * m / n - x W0
         n_O = method.column_norm_twin(weight_IO(self.base), **arguments)
-        y0 = y.to(self.adapter_dtype) if self.bias is None else y.to(self.adapter_dtype) - self.bias
+        y0 = y.to(self.update_dtype) if self.bias is None else y.to(self.update_dtype) - self.bias
         return rescale(y0 + update, arguments["magnitude_O"], n_O.detach() if method.norm else n_O) - y0
 
     def _drop(self, tensor: Tensor) -> Tensor:
@@ -231,8 +231,8 @@ class AdaptedLinear(nn.Module):
         return self.base.bias
 
     @property
-    def adapter_dtype(self) -> torch.dtype:
-        """The dtype of the adapter's arrays."""
+    def update_dtype(self) -> torch.dtype:
+        """The dtype of the adapter's arrays, in which the update is computed."""
         return self.array(METHODS[self.adapter.method].trained_args[0].base).dtype
 
     @property

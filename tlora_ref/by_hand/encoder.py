@@ -43,6 +43,7 @@ from .ops import (
     linear_fwd,
     mean_pool_bwd,
     mean_pool_fwd,
+    rows,
 )
 
 Keep = Mapping[str, Array]
@@ -53,22 +54,29 @@ Keep = Mapping[str, Array]
 
 
 def project_fwd(model: Model, name: str, x_NTI: Array, keep: Keep) -> tuple[Array, Any]:
-    """x W + b through the kernel that this matrix needs."""
-    W_IO, b_O = model.params[f"{name}.W"], model.params[f"{name}.b"]
+    """x W + b through the kernel that this matrix needs, all tokens as rows: one large product is several times
+    faster than one small one per sequence."""
+    W_IO, b_O, x_NI = model.params[f"{name}.W"], model.params[f"{name}.b"], rows(x_NTI)
     if name in model.adapted:
         method, arguments = METHODS[model.adapter.method], adapter_arguments(model, name)
-        norm = {"norm_O": method.column_norm(W_IO, **arguments)} if method.norm else {}
-        return OPS[method.op].fwd(x_NTI, W_IO, b_O, **arguments, **norm, **{method.keep: keep.get(name)})
-    return (linear_fwd if model.trained_in(name) else frozen_linear_fwd)(x_NTI, W_IO, b_O)
+        if method.norm:
+            arguments["norm_O"] = method.column_norm(W_IO, **arguments)
+        if name in keep:
+            arguments[method.keep] = rows(keep[name])
+        y_NO, cache = OPS[method.op].fwd(x_NI, W_IO, b_O, **arguments)
+    else:
+        y_NO, cache = (linear_fwd if model.trained_in(name) else frozen_linear_fwd)(x_NI, W_IO, b_O)
+    return y_NO.reshape(*x_NTI.shape[:-1], -1), cache
 
 
-def project_bwd(model: Model, name: str, dy: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
+def project_bwd(model: Model, name: str, dy_NTO: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
     """Put the trained gradients of this matrix into ``grads``; return dx when something ``below`` needs it."""
     if name in model.adapted:
         bwd = OPS[METHODS[model.adapter.method].op].bwd
     else:
         bwd = linear_bwd if model.trained_in(name) else frozen_linear_bwd
-    return _collect(model, name, bwd, dy, cache, grads, below)
+    dx_NI = _collect(model, name, bwd, rows(dy_NTO), cache, grads, below)
+    return dx_NI.reshape(*dy_NTO.shape[:-1], -1) if below else None
 
 
 def norm_bwd(model: Model, name: str, dy: Array, cache: Any, grads: Grads, below: bool) -> Array | None:

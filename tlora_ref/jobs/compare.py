@@ -8,7 +8,6 @@ kept in the output folder: an interrupted comparison goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from statistics import mean, stdev
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 from ..analysis.statistics import paired_difference
 from ..counts import trained
 from ..data import SHIFTS, load_digits
-from ..model import Model, adapted_matrices
+from ..model import adapted_matrices
 from ..registry import METHODS
 from ..shapes import InputError
-from .digits import ENCODER, FULL, QUICK, Task, Way, pretrain, score, search
+from .digits import ENCODER, FULL, QUICK, Task, Way, fingerprint, pretrain, score, search
 from .output import output_folder, table, write_csv, write_json
 from .rooms import ByHand
 from .runs import one_thread, run_all
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     room = ByHand()
     with one_thread():
         base = pretrain(room, upright["train"], plan)
-    store = folder / f"runs-{args.shift}-{_fingerprint(base)}.jsonl"
+    store = folder / f"runs-{args.shift}-{fingerprint(base)}.jsonl"
 
     settings = {
         method: {"natural": NATURAL[method], "matched": matched_rank(method, args.budget)}
@@ -128,14 +127,6 @@ def run(args: argparse.Namespace) -> int:
     print("setting are paired by seed, with a 95 % bootstrap interval over the pairs. Learning rates")
     print(f"{list(plan.rates)}, chosen per setting on validation images. Results and figure: {folder}/")
     return 0
-
-
-def _fingerprint(base: Model) -> str:
-    """Tells bases apart, so that runs from another base are not taken for runs from this one."""
-    digest = hashlib.sha256()
-    for name in sorted(base.params):
-        digest.update(base.params[name].tobytes())
-    return digest.hexdigest()[:12]
 
 
 def results_table(rows: list[dict[str, Any]]) -> str:

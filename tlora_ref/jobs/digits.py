@@ -6,6 +6,7 @@ one way. ``search`` gives every way the same learning rates to choose from, on v
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -62,10 +63,18 @@ class Way:
         return count(base.config, self.adapter(), train_also=self.also(base))
 
 
-def pretrain(room: Room, upright: Part, plan: Plan) -> Model:
+def pretrain(room: Room, upright: Part, plan: Plan, encoder: EncoderConfig = ENCODER) -> Model:
     """The base: trained on upright digits, from seed 0."""
     config = TrainConfig(epochs=plan.pretrain, batch_size=64, lr=3e-3)
-    return room.train(init_encoder(ENCODER), upright.x, upright.y, config)[0]
+    return room.train(init_encoder(encoder), upright.x, upright.y, config)[0]
+
+
+def fingerprint(base: Model) -> str:
+    """Tells bases apart, so that runs from another base are not taken for runs from this one."""
+    digest = hashlib.sha256()
+    for name in sorted(base.params):
+        digest.update(base.params[name].tobytes())
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
