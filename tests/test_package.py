@@ -23,6 +23,39 @@ def test_importing_loads_neither_torch_nor_matplotlib_nor_sklearn(module):
     assert result.stdout.strip() == "[]"
 
 
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Block())
+from tlora_ref.__main__ import main
+sys.exit(main({args!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "blocked", "code", "message"),
+    [
+        (["demo"], ["sklearn"], 2, "tlora-ref demo: this job needs sklearn; pip install 'tlora_ref[demo]'\n"),
+        (
+            ["demo", "--room", "by_autograd"],
+            ["torch"],
+            2,
+            "tlora-ref demo: this job needs torch; pip install 'tlora_ref[torch]'\n",
+        ),
+        (["count", "--model", "gpt2"], ["torch", "sklearn", "matplotlib", "tqdm"], 0, ""),
+        (["--help"], ["torch", "sklearn", "matplotlib", "tqdm", "nbformat"], 0, ""),
+    ],
+)
+def test_a_missing_extra_is_named_and_a_job_without_it_runs(args, blocked, code, message, tmp_path):
+    script = BLOCKED.format(blocked=blocked, args=args)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (code, message)
+    assert not list(tmp_path.iterdir())
+
+
 def test_by_hand_imports_no_torch_anywhere():
     for path in (PACKAGE / "by_hand").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -14,47 +14,50 @@ JOBS = {
     "mutants": "which seeded gradient bugs do gradient checkers find, this project's and others",
     "count": "numbers a method trains, stores and keeps in the optimizer, on known models or any width",
     "compare": "every method of the family on shifted digits: natural ranks, curves, equal counts",
+    "course": "the tutorials as students get them, and with --instructor all else that teaching them needs",
     "export": "an adapter file as a LoRA for Hugging Face PEFT",
 }
 
+EXTRAS = {"torch": "torch", "mpmath": "test", "nbformat": "tutorials", "nbconvert": "tutorials"}
+"""The optional dependency set that brings a package; "demo" brings the others."""
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line; each job's module adds its own arguments."""
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The command line. Of the jobs' modules only the chosen one is imported, and adds its own arguments."""
     parser = argparse.ArgumentParser(
         prog="tlora-ref",
         description="TLoRA from scratch: W' = W0 + alpha * A @ B @ C, only B and alpha trained.",
     )
     jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True)
     for name, summary in JOBS.items():
-        module = import_module(f".jobs.{name}", __package__)
-        job = jobs.add_parser(
-            name,
-            help=summary,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(job)
-        job.set_defaults(run=module.run)
+        job = jobs.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == chosen:
+            module = import_module(f".jobs.{name}", __package__)
+            job.description = module.__doc__
+            module.add_arguments(job)
+            job.set_defaults(run=module.run)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one job. Exit code 0: done; 1: a check failed; 2: what was given cannot be used; 130: interrupted."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = next((word for word in argv if not word.startswith("-")), None)
     try:
+        args = build_parser(chosen).parse_args(argv)
         return args.run(args)
     except InputError as error:
-        print(f"tlora-ref {args.job}: {error}", file=sys.stderr)
+        print(f"tlora-ref {chosen}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = {"torch": "torch", "mpmath": "test"}.get(error.name or "", "demo")
-        print(
-            f"tlora-ref {args.job}: this job needs {error.name}; pip install 'tlora_ref[{extra}]'",
-            file=sys.stderr,
-        )
+        package = (error.name or "").partition(".")[0]
+        if package == __package__:
+            raise
+        extra = EXTRAS.get(package, "demo")
+        print(f"tlora-ref {chosen}: this job needs {package}; pip install 'tlora_ref[{extra}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"tlora-ref {args.job}: interrupted", file=sys.stderr)
+        print(f"tlora-ref {chosen}: interrupted", file=sys.stderr)
         return 130
 
 

@@ -29,9 +29,9 @@ LEARNING_RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 class Plan:
     """How long everything is: epochs of pretraining, of a full run, of a run of the learning-rate search."""
 
-    pretrain: int = 32
-    epochs: int = 20
-    search: int = 8
+    pretrain: int = 28
+    epochs: int = 18
+    search: int = 7
     rates: tuple[float, ...] = LEARNING_RATES
 
 
