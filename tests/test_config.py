@@ -21,6 +21,7 @@ from tlora_ref import AdapterConfig, EncoderConfig, InputError, TrainConfig
         (lambda: AdapterConfig(targets=("query", "query")), "different names"),
         (lambda: AdapterConfig(layers=()), r"layers is \(\)"),
         (lambda: AdapterConfig(init="kaiming"), "init is 'kaiming', expected one of released, fan_in"),
+        (lambda: AdapterConfig("lora", init="fan_in"), "init is 'fan_in', expected released: lora has no rules"),
         (lambda: AdapterConfig(seed=-1), "seed is -1"),
         (lambda: AdapterConfig(lora_alpha=0), "lora_alpha is 0"),
         (lambda: EncoderConfig(), r"features, vocab is \(None, None\), expected exactly one"),

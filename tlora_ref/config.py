@@ -69,7 +69,7 @@ class AdapterConfig:
     targets: tuple[str, ...] | None = None  # None: the method's own, query and value for most
     layers: tuple[int, ...] | None = None
     dropout: float = 0.0
-    init: str = "released"
+    init: str = "released"  # rule for TLoRA's A and C
     seed: int = 0
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
 
@@ -95,6 +95,12 @@ class AdapterConfig:
             self.dropout == 0 or METHODS[self.method].keep != "", "dropout", self.dropout, f"0: {self.method} has none"
         )
         _require(self.init in INITS, "init", self.init, f"one of {', '.join(INITS)}")
+        _require(
+            self.init == "released" or self.method == "tlora",
+            "init",
+            self.init,
+            f"released: {self.method} has no rules",
+        )
         _require(_whole(self.seed) and self.seed >= 0, "seed", self.seed, "a whole number, at least 0")
         _require(
             self.lora_alpha is None or (isfinite(self.lora_alpha) and self.lora_alpha > 0),

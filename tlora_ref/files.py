@@ -31,7 +31,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes | str]) -> None:
-    """A new folder with all the files in it, made under another name and renamed at the end.
+    """A new folder with all the files in it, subfolders too, made under another name and renamed at the end.
 
     Raises InputError if it exists already and holds anything, or if its parent cannot be written.
     """
@@ -42,6 +42,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes | str]) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(temporary / name, content)
         temporary.chmod(0o755)
         if folder.exists():

@@ -56,7 +56,7 @@ class Report:
         alone = trained(config.method, self.matrices.values(), config.rank)
         ratio = "" if config.method == "lora" else f"LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many"
         frozen = [arg.base for arg in method.arrays if arg not in method.trained_args]
-        origin = "drawn again from the seed" if method.from_seed else "from W0, and therefore stored as well"
+        origin = ", drawn again from the seed" if method.from_seed else ", from W0 and therefore stored as well"
         lines = [
             f"{label} of rank {config.rank} on {len(self.matrices)} matrices, "
             f"{constants}dropout {config.dropout:g}, {start}seed {config.seed}"
@@ -65,15 +65,20 @@ class Report:
         lines += [f"  {n:4} x {name}  {I} x {O}" for (name, (I, O)), n in alike.items()]
         if self.also:
             lines.append(f"  trained as well: {', '.join(self.also)}")
-        lines += [
-            f"  trained        {c.trained:>13,}  {100 * c.trained / c.base:.4f} % of the base",
-            f"  {f'of them {label}':<14} {alone:>13,}  {ratio}".rstrip(),
-            f"  frozen {'random' if method.from_seed else '':<7} {c.frozen_random:>13,}"
-            + (f"  {' and '.join(frozen)}, {origin}" if frozen else ""),
-            f"  stored         {c.stored:>13,}  {self.stored_bytes:,} bytes in an adapter file",
-            f"  optimizer      {c.optimizer:>13,}  {self.optimizer_bytes:,} bytes for AdamW's two moments",
-            f"  base           {c.base:>13,}",
+        rows = [
+            ("trained", c.trained, f"{100 * c.trained / c.base:.4f} % of the base"),
+            (f"of them {label}", alone, ratio),
+            (
+                "frozen random" if method.from_seed else "frozen",
+                c.frozen_random,
+                " and ".join(frozen) + origin if frozen else "",
+            ),
+            ("stored", c.stored, f"{self.stored_bytes:,} bytes in an adapter file"),
+            ("optimizer", c.optimizer, f"{self.optimizer_bytes:,} bytes for AdamW's two moments"),
+            ("base", c.base, ""),
         ]
+        width = max(len(word) for word, _, _ in rows) + 1
+        lines += [f"  {word:{width}} {number:>13,}  {note}".rstrip() for word, number, note in rows]
         return "\n".join(lines)
 
 

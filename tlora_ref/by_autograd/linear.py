@@ -119,8 +119,8 @@ class AdaptedLinear(nn.Module):
     merging   ``merge`` keeps W' = W0 + dW beside the untouched W0, outside the state_dict: a checkpoint is the same
               merged or not, and unmerging is exact. A merged layer runs in evaluation only: dropout cannot be
               applied to an update that is inside W', and what trains would get no gradient.
-    dropout   A method that drops x drops it for the update alone. So does DoRA here, as its equation reads; PEFT's
-              layer drops the x of x W0 as well.
+    dropout   A method that drops x drops it for the update alone, and x W0 stays whole. PEFT's DoRA layer, in training,
+              also drops the x of its term (m / n - 1) x W0 (peft.tuners.lora.dora); without dropout the two agree.
 
     Raises InputError for a base that is no linear layer, a method that does not sit on one, a rank above min(I, O),
     a weight that the method cannot start from.
