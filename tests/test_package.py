@@ -107,7 +107,7 @@ def test_a_snippet_of_the_readme_prints_what_stands_under_it(number, tmp_path):
     assert without_rounding(result.stdout) == without_rounding(printed)
 
 
-@pytest.mark.parametrize("job", ["demo", "compare"])
+@pytest.mark.parametrize("job", ["demo", "compare", "audit"])
 def test_a_table_of_the_readme_is_the_one_of_its_results(job):
     """Tables are generated: from the JSON of a run, by the job's own function."""
     module = import_module(f"tlora_ref.jobs.{job}")

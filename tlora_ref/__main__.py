@@ -14,6 +14,8 @@ JOBS = {
     "mutants": "which seeded gradient bugs do gradient checkers find, this project's and others",
     "count": "numbers a method trains, stores and keeps in the optimizer, on known models or any width",
     "compare": "every method of the family on shifted digits: natural ranks, curves, equal counts",
+    "course": "the tutorials as students get them, and with --instructor all else that teaching them needs",
+    "audit": "the paper's claims measured, its figures drawn again, a verdict on each; one HTML page",
     "export": "an adapter file as a LoRA for Hugging Face PEFT",
 }
 

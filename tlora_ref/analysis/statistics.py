@@ -2,7 +2,7 @@
 
 Source      bootstrap, percentile interval, and permutation test: B. Efron and R. Tibshirani, An Introduction to the
             Bootstrap, 1993.
-Checked by  tests/test_compare.py, tests/test_compare.py.
+Checked by  tests/test_compare.py, tests/test_analysis.py.
 """
 
 from __future__ import annotations

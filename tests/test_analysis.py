@@ -1,0 +1,369 @@
+"""The analysis functions on constructed cases whose answers are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tlora_ref import AdapterConfig, EncoderConfig, InputError
+from tlora_ref.analysis.conserved import MOMENTUM, OPTIMIZERS, conserved, descend, drift
+from tlora_ref.analysis.distribution import describe, histogram
+from tlora_ref.analysis.measures import schedule_share, signal_scales
+from tlora_ref.analysis.norms import factor_norms, late_growth, trajectory
+from tlora_ref.analysis.similarity import (
+    cosine,
+    overlap,
+    principal_angles,
+    relative_difference,
+    unrelated,
+    unrelated_cosine,
+)
+from tlora_ref.analysis.spectra import effective_rank, eigenvalues, singular_values, spectral_distance
+from tlora_ref.analysis.statistics import column_effect, mean_interval
+from tlora_ref.analysis.subspace import best_share, captured_share, isotropic_share
+from tlora_ref.analysis.updates import update
+from tlora_ref.by_hand import merge
+from tlora_ref.init import attach, init_encoder
+from tlora_ref.loop import History
+from tlora_ref.shapes import ShapeError
+
+ENCODER = EncoderConfig(width=8, layers=2, heads=2, hidden=12, time=5, features=6, classes=3)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def orthogonal(n, k, seed=0):
+    return np.linalg.qr(rng(seed).standard_normal((n, k)))[0]
+
+
+def trained_tlora(rank=3):
+    """A TLoRA model away from its start, and its base."""
+    base = init_encoder(ENCODER, dtype=np.float64)
+    model = attach(base, AdapterConfig(rank=rank))
+    moved = {n: np.asarray(model.params[n] + rng(7).standard_normal(model.params[n].shape)) for n in model.trained}
+    return base, model.with_params(moved)
+
+
+# --- updates and norms ---------------------------------------------------------------------------
+
+
+def test_the_update_is_alpha_a_b_c_merged_or_not_and_w_minus_w0_after_full_fine_tuning():
+    base, model = trained_tlora()
+    name = "layers.1.value"
+    A, B, C, alpha = (model.params[f"{name}.{k}"] for k in ("A", "B", "C", "alpha"))
+    wanted = alpha * A @ B @ C
+    np.testing.assert_allclose(update(model, base, name), wanted, rtol=1e-12)
+    np.testing.assert_allclose(update(merge(model), base, name), wanted, rtol=1e-12, atol=1e-13)
+    moved = base.with_params({f"{name}.W": base.params[f"{name}.W"] + wanted})
+    np.testing.assert_allclose(update(moved, base, name), wanted, rtol=1e-12, atol=1e-13)
+    assert not update(base, base, name).any()
+    with pytest.raises(InputError, match=r"'layers.5.query' is not a matrix"):
+        update(model, base, "layers.5.query")
+
+
+def test_a_model_of_the_other_room_gives_the_same_once_it_is_numpy():
+    from tlora_ref.by_autograd import to_numpy, to_torch
+
+    base, model = trained_tlora()
+    back = to_numpy(to_torch(model))
+    assert np.array_equal(update(back, base, "layers.0.query"), update(model, base, "layers.0.query"))
+    assert factor_norms(back) == factor_norms(model)
+
+
+def test_factor_norms_by_matrix_and_factor():
+    _, model = trained_tlora()
+    norms = factor_norms(model)
+    assert set(norms) == {f"layers.{i}.{t}" for i in (0, 1) for t in ("query", "value")}
+    for name, found in norms.items():
+        assert set(found) == {"A", "B", "C"}
+        for factor, value in found.items():
+            assert value == pytest.approx(np.sqrt((model.params[f"{name}.{factor}"] ** 2).sum()))
+    lora = attach(init_encoder(ENCODER), AdapterConfig(method="lora", rank=2))
+    assert {k for found in factor_norms(lora).values() for k in found} == {"A", "B"}
+
+
+def test_the_trajectory_is_what_the_history_recorded():
+    history = History(alpha={"q": [1.0, 1.5]}, B_norm={"q": [0.0, 2.0], "v": [0.0, 3.0]})
+    assert trajectory(history) == [
+        {"matrix": "q", "epoch": 0, "alpha": 1.0, "B_norm": 0.0},
+        {"matrix": "q", "epoch": 1, "alpha": 1.5, "B_norm": 2.0},
+        {"matrix": "v", "epoch": 0, "B_norm": 0.0},
+        {"matrix": "v", "epoch": 1, "B_norm": 3.0},
+    ]
+
+
+def test_late_growth_looks_at_the_last_quarter_of_the_epochs():
+    assert late_growth([0, 5, 5, 5, 5, 5, 10.0, 11.0, 12.0]) == pytest.approx(0.2)
+    assert late_growth([0, 1, 1, 1, 4.0, 3.0]) == pytest.approx(0.25)
+    for bad in ([], [1.0], [0.0, 1.0]):
+        with pytest.raises(InputError, match="have no growth at the end"):
+            late_growth(bad)
+
+
+# --- distribution --------------------------------------------------------------------------------
+
+
+def test_moments_of_known_distributions_and_the_caveat_of_the_test():
+    normal = describe(3 + 2 * rng().standard_normal((200, 200)))
+    assert (normal.n, normal.mean, normal.std) == (40_000, pytest.approx(3, abs=0.03), pytest.approx(2, abs=0.03))
+    assert abs(normal.skewness) < 0.05
+    assert abs(normal.excess_kurtosis) < 0.1
+    assert normal.p_normal > 0.01
+    uniform, laplace = describe(rng().uniform(size=40_000)), describe(rng().laplace(size=40_000))
+    assert uniform.excess_kurtosis == pytest.approx(-1.2, abs=0.05)
+    assert laplace.excess_kurtosis == pytest.approx(3, abs=0.4)
+    assert describe(rng().exponential(size=40_000)).skewness == pytest.approx(2, abs=0.2)
+    # the same shape, nearly normal: mostly not rejected on few entries, always on many
+    mild = rng(1).standard_t(12, size=64_000)
+    assert np.mean([describe(few).p_normal < 0.05 for few in mild.reshape(-1, 64)]) < 0.3
+    assert describe(mild).p_normal < 1e-6
+
+
+def test_the_histogram_and_its_fit_integrate_to_one():
+    found = histogram(5 + 0.3 * rng().standard_normal(5_000), bins=40)
+    widths = np.diff(found.edges)
+    assert (found.density * widths).sum() == pytest.approx(1)
+    assert (found.normal * widths).sum() == pytest.approx(1, abs=0.01)
+    assert np.abs(found.density - found.normal).max() < 0.08 / 0.3
+
+
+@pytest.mark.parametrize("values", [np.zeros(50), np.arange(19.0), np.array([])])
+def test_too_few_or_equal_values_have_no_distribution(values):
+    for function in (describe, histogram):
+        with pytest.raises(InputError, match="expected at least 20, not all equal"):
+            function(values)
+
+
+# --- spectra -------------------------------------------------------------------------------------
+
+
+def test_eigenvalues_of_a_constructed_matrix():
+    Q = orthogonal(4, 4)
+    symmetric = Q @ np.diag([3.0, -5.0, 0.5, 1.0]) @ Q.T
+    np.testing.assert_allclose(eigenvalues(symmetric), [-5, 3, 1, 0.5], atol=1e-12)
+    np.testing.assert_allclose(np.abs(eigenvalues(np.array([[0.0, -2.0], [2.0, 0.0]]))), [2, 2])
+    with pytest.raises(ShapeError, match=r"\(2, 3\) has no eigenvalues"):
+        eigenvalues(np.ones((2, 3)))
+
+
+def test_singular_values_and_the_effective_rank():
+    U, V = orthogonal(7, 3), orthogonal(5, 3, 1)
+    np.testing.assert_allclose(singular_values(U @ np.diag([4.0, 2.0, 1.0]) @ V.T), [4, 2, 1, 0, 0], atol=1e-12)
+    assert effective_rank(U @ V.T) == pytest.approx(3)
+    assert effective_rank(np.outer(np.arange(1, 4.0), np.arange(1, 5.0))) == pytest.approx(1)
+    p = np.array([2 / 3, 1 / 3])
+    assert effective_rank(np.diag([2.0, 1.0])) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    with pytest.raises(InputError, match="zero matrix"):
+        effective_rank(np.zeros((2, 3)))
+
+
+def test_the_spectral_distance():
+    a, b = np.diag([3.0, -1.0]), np.diag([0.5, 2.0])
+    assert spectral_distance(a, b) == pytest.approx((1 + 0.5) / 2)
+    assert spectral_distance(a, a.copy()) == 0
+    Q = orthogonal(2, 2)
+    assert spectral_distance(Q @ a @ Q.T, a) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ShapeError, match="expected equal ones"):
+        spectral_distance(a, np.eye(3))
+
+
+# --- similarity ----------------------------------------------------------------------------------
+
+FINITE = arrays(np.float64, (3, 4), elements=st.floats(-10, 10))
+
+
+@given(FINITE, FINITE, st.floats(0.1, 10))
+def test_the_cosine_is_symmetric_bounded_and_blind_to_scale(a, b, c):
+    if np.linalg.norm(a) < 1e-3 or np.linalg.norm(b) < 1e-3:
+        return
+    assert cosine(a, b) == pytest.approx(cosine(b, a), abs=1e-12)
+    assert abs(cosine(a, b)) <= 1 + 1e-12
+    assert cosine(c * a, b) == pytest.approx(cosine(a, b), abs=1e-9)
+    assert cosine(a, -a) == pytest.approx(-1)
+
+
+def test_cosine_and_relative_difference_of_known_matrices():
+    a, b = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 1.0], [0.0, 0.0]])
+    assert cosine(a, b) == pytest.approx(0.5)
+    assert relative_difference(3 * a, a) == pytest.approx(2)
+    for function in (cosine, relative_difference):
+        with pytest.raises(ShapeError):
+            function(a, np.eye(3))
+        with pytest.raises(InputError, match="zero"):
+            function(a, 0 * a)
+
+
+def test_principal_angles_between_constructed_subspaces():
+    basis, V = orthogonal(6, 4), orthogonal(5, 2, 1)
+    theta = 0.3
+    # the first direction is shared, the second turned by theta towards a new one
+    turned = np.stack([basis[:, 0], np.cos(theta) * basis[:, 1] + np.sin(theta) * basis[:, 2]], axis=1)
+    one, other = basis[:, :2] @ np.diag([3.0, 1.0]) @ V.T, turned @ np.diag([2.0, 5.0]) @ V.T
+    angles = principal_angles(one, other, 2)
+    np.testing.assert_allclose(angles, [theta, 0], atol=1e-7)
+    assert overlap(angles) == pytest.approx((1 + np.cos(theta) ** 2) / 2)
+    np.testing.assert_allclose(principal_angles(one.T, other.T, 2), [0, 0], atol=1e-7)
+    for rank in (0, 6):
+        with pytest.raises(InputError, match=f"rank is {rank}, expected 1 to 5"):
+            principal_angles(one, other, rank)
+
+
+def test_random_subspaces_overlap_by_rank_over_dimension():
+    found = [
+        overlap(principal_angles(*(rng(2 * s + i).standard_normal((12, 12)) for i in (0, 1)), 4)) for s in range(60)
+    ]
+    assert np.mean(found) == pytest.approx(4 / 12, abs=0.03)
+
+
+def test_unrelated_updates_have_the_norm_and_nothing_else_in_common():
+    D = rng().standard_normal((40, 30))
+    controls = [unrelated(D, s, "x") for s in range(40)]
+    for control in controls:
+        assert np.linalg.norm(control) == pytest.approx(np.linalg.norm(D))
+    assert abs(np.mean([cosine(D, control) for control in controls])) < 0.02
+    assert not np.array_equal(unrelated(D, 0, "x"), unrelated(D, 0, "y"))
+
+
+@pytest.mark.parametrize("rho", [0.05, 0.5, 2.0])
+def test_the_cosine_of_adapted_matrices_with_unrelated_updates_is_the_formulas(rho):
+    W0 = rng().standard_normal((200, 150))
+    one, other = (rho * f * unrelated(W0, s, "x") for s, f in ((1, 1.0), (2, 0.5)))
+    assert cosine(W0 + one, W0 + other) == pytest.approx(unrelated_cosine(rho, 0.5 * rho), abs=0.02)
+    assert unrelated_cosine(0, 0) == 1
+
+
+# --- the subspace --------------------------------------------------------------------------------
+
+
+def test_the_captured_share_of_constructed_targets():
+    A, C = rng(1).standard_normal((9, 3)), rng(2).standard_normal((3, 7))
+    inside = A @ rng(3).standard_normal((3, 3)) @ C
+    assert captured_share(inside, A, C) == pytest.approx(1)
+    left = np.linalg.qr(np.c_[A, rng(4).standard_normal((9, 6))])[0][:, 3:]
+    outside = left @ rng(5).standard_normal((6, 3)) @ C
+    assert captured_share(outside, A, C) == pytest.approx(0, abs=1e-12)
+    both = inside / np.linalg.norm(inside) + 2 * outside / np.linalg.norm(outside)
+    assert captured_share(both, A, C) == pytest.approx(1 / 5)
+    with pytest.raises(InputError, match="target update is zero"):
+        captured_share(np.zeros((9, 7)), A, C)
+    with pytest.raises(ShapeError, match="captured_share"):
+        captured_share(inside.T, A, C)
+
+
+def test_the_captured_share_is_the_best_any_core_can_do():
+    D, A, C = (rng(s).standard_normal(shape) for s, shape in ((1, (6, 5)), (2, (6, 2)), (3, (2, 5))))
+    # least squares for vec(M) in D = A M C
+    basis = np.stack([np.outer(A[:, i], C[j]).ravel() for i in range(2) for j in range(2)], axis=1)
+    rest = D.ravel() - basis @ np.linalg.lstsq(basis, D.ravel(), rcond=None)[0]
+    assert captured_share(D, A, C) == pytest.approx(1 - (rest**2).sum() / (D**2).sum())
+
+
+def test_isotropic_targets_are_captured_by_r_squared_over_i_o_and_lora_can_hold_more():
+    A, C = rng(1).standard_normal((12, 4)), rng(2).standard_normal((4, 10))
+    targets = [rng(s).standard_normal((12, 10)) for s in range(300)]
+    assert isotropic_share(12, 10, 4) == pytest.approx(16 / 120)
+    assert np.mean([captured_share(D, A, C) for D in targets]) == pytest.approx(16 / 120, rel=0.05)
+    assert all(best_share(D, 4) > captured_share(D, A, C) for D in targets)
+    assert best_share(np.diag([2.0, 1.0, 0.0]), 1) == pytest.approx(4 / 5)
+    assert best_share(targets[0], 10) == pytest.approx(1)
+
+
+# --- the conserved quantity ----------------------------------------------------------------------
+
+
+def test_conserved_is_alpha_squared_minus_the_squared_norm():
+    assert conserved(3.0, np.array([[1.0, 2.0], [0.0, 1.0]])) == pytest.approx(9 - 6)
+    for optimizer in OPTIMIZERS:
+        found = descend(optimizer, 1e-3, 5)
+        assert len(found) == 6
+        assert found[0] == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_small_steps_conserve_it_under_gradient_descent_and_momentum_but_not_under_adamw(seed):
+    found = {optimizer: [drift(optimizer, lr, 0.5, seed) for lr in (2e-3, 1e-3, 5e-4)] for optimizer in OPTIMIZERS}
+    for optimizer in ("gd", "momentum"):
+        ratios = np.divide(found[optimizer][:-1], found[optimizer][1:])
+        assert ((ratios > 1.8) & (ratios < 2.4)).all(), optimizer
+    assert found["gd"][-1] < 0.01
+    assert min(found["adamw"]) > 10 * found["gd"][0]
+    assert found["adamw"][0] / found["adamw"][-1] < 1.8
+
+
+def test_the_first_steps_and_the_drift_of_momentum_are_those_derived():
+    # B = 0: dalpha = 0, and AdamW moves every entry of the 4 x 4 B by lr
+    assert descend("adamw", 1e-2, 1)[1] == pytest.approx(1 - 16 * 1e-2**2, rel=1e-6)
+    one, tenth = descend("gd", 1e-2, 1)[1], descend("momentum", 1e-1, 1)[1]
+    assert one < 1
+    assert tenth == pytest.approx(one, rel=1e-12)
+    for seed in (0, 1):
+        ratio = drift("momentum", 2.5e-4, 0.3, seed) / drift("gd", 2.5e-4, 0.3, seed)
+        assert ratio == pytest.approx((1 + MOMENTUM) / (1 - MOMENTUM), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"), [(("sgd", 0.1, 3), "optimizer is 'sgd'"), (("gd", 0, 3), "lr"), (("gd", 0.1, 0), "steps")]
+)
+def test_descend_says_what_it_cannot_use(args, message):
+    with pytest.raises(InputError, match=message):
+        descend(*args)
+
+
+# --- seeds ---------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean():
+    found = mean_interval([2.0, 2.0, 2.0])
+    assert (found.mean, found.low, found.high) == (2, 2, 2)
+    found = mean_interval([1.0, 2.0, 3.0, 4.0])
+    assert found.mean == 2.5
+    assert 1 < found.low < 2.5 < found.high < 4
+
+
+def test_a_pattern_over_columns_is_found_and_noise_is_not():
+    pattern = np.array([0.0, 1.0, 2.0, 3.0])
+    with_pattern = [pattern + 0.3 * rng(s).standard_normal((6, 4)) for s in (1, 2)]
+    assert column_effect(with_pattern) < 0.01
+    # rows that differ, whatever their level, are no pattern over columns; under the null p is uniform
+    p = [column_effect([rng(s).standard_normal((6, 1)) + rng(s + 50).standard_normal((6, 4))], 200) for s in range(60)]
+    assert 0.3 < np.mean(p) < 0.7
+    assert np.mean(np.array(p) < 0.05) < 0.15
+    assert column_effect([np.ones((3, 2))]) == 1
+    for bad in ([], [np.ones((3, 1))], [np.ones(3)]):
+        with pytest.raises(InputError, match="expected"):
+            column_effect(bad)
+
+
+# --- what the audit needs besides ----------------------------------------------------------------
+
+
+def test_the_last_quarter_of_a_linear_decay_is_about_a_sixteenth():
+    assert schedule_share(100) == pytest.approx(1 / 16 / (1 - 0.03), rel=0.1)
+
+
+def test_the_released_draw_scales_a_signal_by_the_root_of_the_width_and_fan_in_does_not():
+    found = signal_scales()
+    growth = np.divide(found["released"][1:], found["released"][:-1])
+    np.testing.assert_allclose(growth, 2, rtol=0.05)
+    np.testing.assert_allclose(found["fan_in"], 1 / np.sqrt(3), rtol=0.05)
+
+
+def test_on_square_matrices_both_draws_of_a_and_c_make_the_same_update():
+    base = init_encoder(ENCODER, dtype=np.float64)
+    config = AdapterConfig(rank=3, targets=("query", "ffn_in"))
+    models = {rule: attach(base, replace(config, init=rule)) for rule in ("released", "fan_in")}
+
+    def dW(rule, name):
+        model = models[rule]
+        core = rng(3).standard_normal((3, 3))
+        return update(model.with_params({f"{name}.B": core}), base, name)
+
+    np.testing.assert_allclose(dW("released", "layers.0.query"), dW("fan_in", "layers.0.query"), rtol=1e-12)
+    # elsewhere the effective step is sqrt(I / O) times as large
+    ratio = dW("released", "layers.0.ffn_in") / dW("fan_in", "layers.0.ffn_in")
+    np.testing.assert_allclose(ratio, np.sqrt(8 / 12), rtol=1e-12)
