@@ -7,7 +7,7 @@ A, B and C are the three matrices of TLoRA and never dimensions. The checks read
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,17 @@ def bind(op: str, **arrays: Any) -> dict[str, Any]:
     ShapeError
         naming the operation, the array, its shape, and the array that fixed the letter it contradicts.
     """
+    shapes = {name: tuple(getattr(array, "shape", ())) for name, array in arrays.items() if array is not None}
+    return dict(_bind(op, tuple(shapes.items())))
+
+
+@lru_cache(maxsize=4096)
+def _bind(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, Any]:
+    # a training run checks the same shapes at every step; what raises is not kept
     sizes: dict[str, Any] = {}
     fixed_by: dict[str, str] = {}
-    for name, array in arrays.items():
-        if array is None:
-            continue
+    for name, shape in shapes:
         letters = split_name(name)[1]
-        shape = tuple(getattr(array, "shape", ()))
         if letters[:1] == "N":
             tail, lead = letters[1:], len(shape) - len(letters) + 1
             fits = lead >= 0
@@ -77,7 +81,7 @@ def bind(op: str, **arrays: Any) -> dict[str, Any]:
                 other = fixed_by[letter]
                 raise ShapeError(
                     f"{op}: {name} has shape {shape}, so {letter} = {size}, "
-                    f"but {other} has shape {tuple(arrays[other].shape)}, so {letter} = {sizes[letter]}"
+                    f"but {other} has shape {dict(shapes)[other]}, so {letter} = {sizes[letter]}"
                 )
             fixed_by.setdefault(letter, name)
     return sizes
