@@ -50,7 +50,7 @@ CHOOSE = Values(
             lambda validation, test: test.mean(axis=1),
         ),
         Misconception(
-            "You return which rate was chosen. What was asked for at that rate?",
+            "Your answer is which rate was chosen. What was asked for at that rate?",
             lambda validation, test: validation.argmax(axis=1),
         ),
         Misconception(
@@ -110,7 +110,7 @@ INTERVAL = Values(
             lambda one, other, chosen: ((one - other).mean(), *np.quantile((one - other)[chosen], [0.025, 0.975])),
         ),
         Misconception(
-            "The sign of everything is the other one. Which of the two is the difference positive for, if it is better?",
+            "The sign of everything is the other one. If the first is better, is your difference positive?",
             lambda one, other, chosen: _interval(other, one, chosen),
         ),
         Misconception(
@@ -126,7 +126,7 @@ INTERVAL = Values(
             ),
         ),
         Misconception(
-            "The mean that you return is that of the draws. It changes with every seed of the bootstrap: should it?",
+            "Your mean is that of the draws. It changes with every seed of the bootstrap: should it?",
             lambda one, other, chosen: (
                 _resampled(one, other, chosen).mean(),
                 *_interval(one, other, chosen)[1:],
