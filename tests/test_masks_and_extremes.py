@@ -122,3 +122,36 @@ def test_bad_input_is_named(call, message):
 def test_shape_errors_are_input_errors():
     assert issubclass(ShapeError, InputError)
     assert issubclass(InputError, ValueError)
+
+
+def test_gelu_in_float32_is_float64s_to_the_rounding_of_float32():
+    x = np.concatenate([np.linspace(-12, 12, 50_001), [-1e4, -40.0, -0.0, 0.0, 1e-30, 40.0, 1e4]])
+    y, cache = ops.gelu_fwd(x.astype(np.float32))
+    dx = ops.gelu_bwd(np.ones_like(y), cache)["x"]
+    exact, cache = ops.gelu_fwd(x)
+    slope = ops.gelu_bwd(np.ones_like(x), cache)["x"]
+    assert y.dtype == dx.dtype == np.float32
+    # 7.5e-8 by the polynomial's own account, and a few roundings of numbers near one half
+    assert (np.abs(y - exact) <= 4e-7 * np.maximum(1, np.abs(x))).all()
+    assert np.abs(dx - slope).max() <= 6e-7
+
+
+@pytest.mark.parametrize("size", [1, 16383, 16384, 16385, 40_000])
+def test_gelu_in_pieces_is_gelu(size):
+    x = np.random.default_rng(0).standard_normal((2, size))
+    y, (slope,) = ops.gelu_fwd(x)
+    alone = [ops.gelu_fwd(part) for part in np.array_split(x.reshape(-1), 7)]
+    assert np.array_equal(y.reshape(-1), np.concatenate([part[0] for part in alone]))
+    assert np.array_equal(slope.reshape(-1), np.concatenate([part[1][0] for part in alone]))
+    y_F, (slope_F,) = ops.gelu_fwd(np.asfortranarray(x))
+    assert np.array_equal(y_F, y)
+    assert np.array_equal(slope_F, slope)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1,), (7,), (3, 5), (2, 1, 4), (6, 300)]))
+def test_sums_and_maxima_of_rows(seed, shape):
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal(shape), rng.standard_normal(shape)
+    np.testing.assert_allclose(ops.row_sum(a), a.sum(axis=-1, keepdims=True), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(ops.row_sum(a, b), (a * b).sum(axis=-1, keepdims=True), rtol=1e-12, atol=1e-12)
+    assert np.array_equal(ops.row_max(a.T if a.ndim == 2 else a), (a.T if a.ndim == 2 else a).max(-1, keepdims=True))

@@ -43,11 +43,10 @@ LAYER_NORM = (
     Mutant("layer_norm_dgamma_without_xhat", "layer_norm", "LayerNorm", "rows(dy_ND * xhat_ND)", "rows(dy_ND)",
            "gamma multiplies xhat, so dgamma is dy times xhat; dbeta is the one without."),
     Mutant("layer_norm_unbiased_variance", "layer_norm", "LayerNorm",
-           "(dxhat_ND * xhat_ND).mean(axis=-1, keepdims=True)",
-           "(dxhat_ND * xhat_ND).sum(axis=-1, keepdims=True) / (dxhat_ND.shape[-1] - 1)",
+           "row_sum(dxhat_ND, xhat_ND) / D", "row_sum(dxhat_ND, xhat_ND) / (D - 1)",
            "The variance is the biased one, 1/D in both directions."),
     Mutant("layer_norm_mean_over_all_rows", "layer_norm", "broadcasting axis",
-           "dxhat_ND.mean(axis=-1, keepdims=True)", "dxhat_ND.mean(keepdims=True)",
+           "row_sum(dxhat_ND) / D", "dxhat_ND.mean(keepdims=True)",
            "Every row has a mean of its own: axis=-1 is missing.", ("more than one row",)),
     Mutant("layer_norm_dgamma_wrong_axis", "layer_norm", "broadcasting axis", "rows(dy_ND * xhat_ND).sum(axis=0)",
            "rows(dy_ND * xhat_ND).sum(axis=-1)",
@@ -57,27 +56,29 @@ LAYER_NORM = (
            ("more than one row",)),
 )  # fmt: skip
 
-TANH_GELU = """t_NF = np.tanh(sqrt(2 / pi) * (x_NF + 0.044715 * x_NF**3))
-        inner_NF = sqrt(2 / pi) * (1 + 3 * 0.044715 * x_NF**2)
-        grads["x"] = dy_NF * 0.5 * (1 + t_NF + x_NF * (1 - t_NF**2) * inner_NF)"""
+SLOPE = "slope[:] = cdf + x * pdf"
+
+TANH_SLOPE = """t = np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))
+        inner = sqrt(2 / pi) * (1 + 3 * 0.044715 * x**2)
+        slope[:] = 0.5 * (1 + t + x * (1 - t**2) * inner)"""
 
 GELU = (
-    Mutant("gelu_without_second_term", "gelu", "GELU", "cdf_NF + x_NF * pdf_NF", "cdf_NF",
-           "y = x Phi(x) is a product, and a product has two terms."),
-    Mutant("gelu_second_term_sign", "gelu", "sign", "cdf_NF + x_NF * pdf_NF", "cdf_NF - x_NF * pdf_NF",
-           "The derivative of Phi is +phi."),
-    Mutant("gelu_pdf_without_half", "gelu", "GELU", "x_NF * x_NF * -0.5", "-x_NF * x_NF",
-           "phi(x) is exp(-x^2 / 2): the half is missing."),
-    Mutant("gelu_pdf_not_normalised", "gelu", "GELU", "np.exp(x_NF * x_NF * -0.5) * (1 / sqrt(2 * pi))",
-           "np.exp(x_NF * x_NF * -0.5)", "A density integrates to one: 1 / sqrt(2 pi) is missing."),
-    Mutant("gelu_tanh_derivative", "gelu", "GELU", 'grads["x"] = dy_NF * (cdf_NF + x_NF * pdf_NF)', TANH_GELU,
-           "That is the derivative of the tanh approximation, and the forward is the exact one."),
-    Mutant("gelu_writes_into_the_cotangent", "gelu", "protocol", 'grads["x"] = dy_NF * (cdf_NF + x_NF * pdf_NF)',
-           'dy_NF *= cdf_NF + x_NF * pdf_NF\n        grads["x"] = dy_NF.copy()',
+    Mutant("gelu_without_second_term", "gelu", "GELU", SLOPE, "slope[:] = cdf",
+           "y = x Phi(x) is a product, and a product has two terms.", at="fwd"),
+    Mutant("gelu_second_term_sign", "gelu", "sign", SLOPE, "slope[:] = cdf - x * pdf",
+           "The derivative of Phi is +phi.", at="fwd"),
+    Mutant("gelu_pdf_without_half", "gelu", "GELU", SLOPE, "slope[:] = cdf + x * np.exp(-x * x) / sqrt(2 * pi)",
+           "phi(x) is exp(-x^2 / 2): the half is missing.", at="fwd"),
+    Mutant("gelu_pdf_not_normalised", "gelu", "GELU", SLOPE, "slope[:] = cdf + x * np.exp(x * x * -0.5)",
+           "A density integrates to one: 1 / sqrt(2 pi) is missing.", at="fwd"),
+    Mutant("gelu_tanh_derivative", "gelu", "GELU", SLOPE, TANH_SLOPE,
+           "That is the derivative of the tanh approximation, and the forward is the exact one.", at="fwd"),
+    Mutant("gelu_writes_into_the_cotangent", "gelu", "protocol", 'grads["x"] = dy_NF * slope_NF',
+           'dy_NF *= slope_NF\n        grads["x"] = dy_NF.copy()',
            "*= wrote into the caller's dy: whoever uses it next computes with something else.", ("the second call",)),
 )  # fmt: skip
 
-ROW_TERM = "(dp_NV * p_NV).sum(axis=-1, keepdims=True)"
+ROW_TERM = "row_sum(dp_NV, p_NV)"
 
 SOFTMAX = (
     Mutant("softmax_without_row_term", "softmax", "softmax row term", f"(dp_NV - {ROW_TERM})", "dp_NV",
