@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlora_ref.counts import ACTIVATIONS, activations, backward_flops, forward_flops, textbook_activations
+from tlora_ref import AdapterConfig, EncoderConfig
+from tlora_ref.bench.memory import cached_bytes, kept_bytes
+from tlora_ref.by_hand import encoder_fwd
+from tlora_ref.counts import (
+    ACTIVATIONS,
+    activations,
+    backward_flops,
+    encoder_activations,
+    forward_flops,
+    textbook_activations,
+)
+from tlora_ref.init import attach, init_encoder
 from tlora_ref.registry import METHODS, OPS
 
 every_method = pytest.mark.parametrize("method", [METHODS[name] for name in ACTIVATIONS], ids=list(ACTIVATIONS))
@@ -33,25 +44,12 @@ def layer(method, lead, I, O, R, dropout, dtype=torch.float32, x_grad=True):
     return args
 
 
-def kept_bytes(call, args, apart):
-    """Bytes of the distinct storages that autograd saves during ``call``, those named in ``apart`` left out."""
-    known = {args[name].untyped_storage().data_ptr() for name in apart if args[name] is not None}
-    saved = {}
-
-    def pack(t):
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage  # holding it keeps its address from being given out again
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = call(**args)
-    assert out.requires_grad
-    return sum(storage.nbytes() for storage in saved.values())
-
-
 def weights(method):
     return [a.name for a in OPS[method.op].args if a.kind == "real" and a.base not in ("x", "scale")]
+
+
+def kept(call, args, method):
+    return kept_bytes(lambda: call(**args), [args[name] for name in weights(method)])
 
 
 def textbook(x_NI, W0_IO, b_O, A_IR, B_RS, C_SO, alpha, keep_NO=None):
@@ -70,7 +68,7 @@ def test_what_autograd_keeps_is_the_closed_form(method, shape, dropout, x_grad, 
     lead, I, O, R = shape
     args = layer(method, lead, I, O, R, dropout, torch.float64 if double else torch.float32, x_grad)
     expected = activations(method.name, math.prod(lead), I, O, R, dropout, x_grad)
-    assert kept_bytes(OPS[method.op].twin, args, weights(method)) == expected * (8 if double else 4)
+    assert kept(OPS[method.op].twin, args, method) == expected * (8 if double else 4)
 
 
 @every_method
@@ -90,7 +88,7 @@ def test_the_textbook_order_keeps_the_update_too(shape, dropout):
     lead, I, O, R = shape
     method = METHODS["tlora"]
     args = layer(method, lead, I, O, R, dropout, torch.float64)
-    found = kept_bytes(textbook, args, weights(method))
+    found = kept(textbook, args, method)
     assert found == 8 * textbook_activations(math.prod(lead), O, R, dropout)
     torch.testing.assert_close(OPS[method.op].twin(**args), textbook(**args), rtol=0, atol=1e-11)
 
@@ -98,12 +96,12 @@ def test_the_textbook_order_keeps_the_update_too(shape, dropout):
 def test_at_width_1024_4096_rows_and_rank_32_it_is_516_kib_instead_of_16896():
     method, size = METHODS["tlora"], (1024, 1024, 32)
     args = layer(method, (4096,), *size, dropout=False)
-    ours = kept_bytes(OPS[method.op].twin, args, weights(method))
-    theirs = kept_bytes(textbook, args, weights(method))
+    ours = kept(OPS[method.op].twin, args, method)
+    theirs = kept(textbook, args, method)
     assert (ours, theirs) == (4 * activations("tlora", 4096, *size), 4 * textbook_activations(4096, 1024, 32))
     assert (ours / 1024, theirs / 1024) == (516, 16_896)
     lora = METHODS["lora"]
-    found = kept_bytes(OPS[lora.op].twin, layer(lora, (4096,), *size, dropout=False), weights(lora))
+    found = kept(OPS[lora.op].twin, layer(lora, (4096,), *size, dropout=False), lora)
     assert found / 1024 == 4 * activations("lora", 4096, *size) / 1024 == 16_896
 
 
@@ -120,3 +118,16 @@ def test_flops_are_the_closed_form(method, shape, dropout, x_grad):
     rows = math.prod(lead)
     assert forward.get_total_flops() == forward_flops(method.name, rows, I, O, R)
     assert backward.get_total_flops() == backward_flops(method.name, rows, I, O, R, x_grad)
+
+
+@every_method
+@pytest.mark.parametrize("pool", ["mean", "first"])
+@pytest.mark.parametrize("targets", [("query", "value"), ("key",), ("query", "key", "value", "output", "ffn_out")])
+@pytest.mark.parametrize("layers", [None, (1,), (1, 2)])
+def test_what_the_encoder_by_hand_keeps_is_the_closed_form(method, pool, targets, layers):
+    config = EncoderConfig(width=12, layers=3, heads=3, hidden=20, time=7, features=5, pool=pool)
+    adapter = AdapterConfig(method.name, rank=4, targets=targets, layers=layers)
+    model = attach(init_encoder(config), adapter)
+    x = np.random.default_rng(0).standard_normal((6, 7, 5)).astype(np.float32)
+    _, cache = encoder_fwd(model, x)
+    assert cached_bytes(cache, model.params.values()) == 4 * encoder_activations(config, adapter, 6, 7)

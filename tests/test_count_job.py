@@ -130,12 +130,15 @@ def transformers_model(name):
 
     roberta = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
     large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    seventy = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+               "intermediate_size": 28672}  # fmt: skip
     build = {
         "roberta-base": lambda: t.RobertaForSequenceClassification(t.RobertaConfig(**roberta)),
         "roberta-large": lambda: t.RobertaForSequenceClassification(t.RobertaConfig(**roberta, **large)),
         "bert-base": lambda: t.BertForSequenceClassification(t.BertConfig()),
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config()),
         "llama-2-7b": lambda: t.LlamaForCausalLM(t.LlamaConfig()),
+        "llama-2-70b": lambda: t.LlamaForCausalLM(t.LlamaConfig(**seventy)),
         "vit-b": lambda: t.ViTForImageClassification(t.ViTConfig()),
     }
     with torch.device("meta"):

@@ -16,10 +16,18 @@ JOBS = {
     "compare": "every method of the family on shifted digits: natural ranks, curves, equal counts",
     "course": "the tutorials as students get them, and with --instructor all else that teaching them needs",
     "audit": "the paper's claims measured, its figures drawn again, a verdict on each; one HTML page",
+    "bench": "speed and memory side by side: layers, the encoder, a gradient check, bytes over model size",
     "export": "an adapter file as a LoRA for Hugging Face PEFT",
 }
 
-EXTRAS = {"torch": "torch", "mpmath": "test", "nbformat": "tutorials", "nbconvert": "tutorials"}
+EXTRAS = {
+    "torch": "torch",
+    "peft": "test",
+    "transformers": "test",
+    "mpmath": "test",
+    "nbformat": "tutorials",
+    "nbconvert": "tutorials",
+}
 """The optional dependency set that brings a package; "demo" brings the others."""
 
 

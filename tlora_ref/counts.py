@@ -117,6 +117,25 @@ def activations(
     return ACTIVATIONS[method](rows, I, O, rank, bool(dropout), bool(dx))
 
 
+def encoder_activations(config: EncoderConfig, adapter: AdapterConfig, sequences: int, time: int) -> int:
+    """Numbers that by_hand's encoder keeps for the backward of an adapter, without dropout and nothing else trained: a
+    layer's q, k, v and attention weights, what its two LayerNorms and GELU keep, and the adapter's own. Layers below
+    the lowest adapted one keep nothing."""
+    N, D, R = sequences * time, config.width, adapter.rank
+    layers = range(config.layers) if adapter.layers is None else adapter.layers
+    # q, k, v;   p;   xhat and 1 / std of two norms;   GELU's slope
+    layer = 3 * N * D + sequences * config.heads * time**2 + 2 * (N * D + N) + N * config.hidden
+    kept = (config.layers - min(layers)) * layer + (N if config.pool == "mean" else 0)
+    kept += sum(
+        activations(adapter.method, N, I, O, R, dx=False) for I, O in adapted_matrices(config, adapter).values()
+    )
+    # query, key and value read the same x, and what LoRA keeps of it is there once
+    readers = len({"query", "key", "value"} & set(adapter.targets))
+    if adapter.method == "lora" and readers > 1:
+        kept -= (readers - 1) * len(layers) * N * D
+    return kept
+
+
 def textbook_activations(rows: int, O: int, rank: int, dropout: bool = False) -> int:
     """The same for TLoRA written alpha * (x A B C): N R + N O (+ N O), for the product with the trained alpha
     needs the whole update again."""

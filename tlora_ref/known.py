@@ -6,6 +6,8 @@ Sources     roberta-base, -large   Liu et al., arXiv 1907.11692 (the sizes of BE
                                    are one matrix
             llama-2-7b             Touvron et al., arXiv 2302.13971, table 2: 32 layers, 4096; SwiGLU of width 11008
                                    as in the published config.json of Llama 2
+            llama-2-70b            Touvron et al., arXiv 2307.09288, with the published config.json: 80 layers, 8192;
+                                   key and value for 8 of 64 heads; SwiGLU of width 28672
             vit-b                  Dosovitskiy et al., arXiv 2010.11929, table 1: 12 layers, 768, MLP 3072
 Checked by  tests/test_count_job.py: against the models that transformers builds from these configurations.
 """
@@ -49,6 +51,23 @@ def _six(layers: int, D: int, F: int, prefix: str, names: tuple[str, ...]) -> Sh
     return Shape(layers, prefix, tuple(Linear((role,), name, shape) for role, name, shape in parts))
 
 
+def _llama(layers: int, D: int, kv: int, F: int) -> Shape:
+    """``kv``: the width of keys and values, smaller than D where heads share them."""
+    block = {
+        ("query",): ("self_attn.q_proj", (D, D)),
+        ("key",): ("self_attn.k_proj", (D, kv)),
+        ("value",): ("self_attn.v_proj", (D, kv)),
+        ("output",): ("self_attn.o_proj", (D, D)),
+    }
+    attention = [Linear(role, name, shape) for role, (name, shape) in block.items()]
+    feed_forward = [
+        Linear(("ffn_in",), "mlp.gate_proj", (D, F)),
+        Linear(("ffn_in",), "mlp.up_proj", (D, F)),
+        Linear(("ffn_out",), "mlp.down_proj", (F, D)),
+    ]
+    return Shape(layers, "model.layers", (*attention, *feed_forward))
+
+
 KNOWN = {
     "roberta-base": _bert(12, 768, "roberta.encoder.layer"),
     "roberta-large": _bert(24, 1024, "roberta.encoder.layer"),
@@ -63,19 +82,8 @@ KNOWN = {
             Linear(("ffn_out",), "mlp.c_proj", (3072, 768)),
         ),
     ),
-    "llama-2-7b": Shape(
-        32,
-        "model.layers",
-        (
-            Linear(("query",), "self_attn.q_proj", (4096, 4096)),
-            Linear(("key",), "self_attn.k_proj", (4096, 4096)),
-            Linear(("value",), "self_attn.v_proj", (4096, 4096)),
-            Linear(("output",), "self_attn.o_proj", (4096, 4096)),
-            Linear(("ffn_in",), "mlp.gate_proj", (4096, 11008)),
-            Linear(("ffn_in",), "mlp.up_proj", (4096, 11008)),
-            Linear(("ffn_out",), "mlp.down_proj", (11008, 4096)),
-        ),
-    ),
+    "llama-2-7b": _llama(32, 4096, 4096, 11008),
+    "llama-2-70b": _llama(80, 8192, 1024, 28672),
     "vit-b": _six(12, 768, 3072, "vit.layers", (
         "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.fc1", "mlp.fc2",
     )),

@@ -25,6 +25,7 @@ from ..init import DRAWS, shared_arrays
 from ..registry import METHODS, Arg
 from ..shapes import InputError
 from .family import rescale
+from .fused import tlora_linear_fused
 
 Tensor = torch.Tensor
 
@@ -286,9 +287,27 @@ class TLoRALinear(AdaptedLinear):
             raise InputError(f"the method is {adapter.method!r}, expected 'tlora': AdaptedLinear takes the others")
         super().__init__(base, adapter, name, shared, arrays)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., O). Raises InputError when merged and in training mode.
+
+        Without dropout, second derivatives are not to be had (fused.py); hooks on the base are honoured.
+        """
+        dropping = self.training and self.adapter.dropout > 0
+        if not (self.disabled or self.merged_IO is not None or dropping or hooked(self.base)):
+            y = tlora_linear_fused(x, weight_IO(self.base), self.bias, self.A, self.B, self.C, self.alpha)
+            if y is not None:
+                return y
+        return super().forward(x)
+
     def extra_repr(self) -> str:
         """What print(model) shows beside the base."""
         return f"{super().extra_repr()}, init={self.adapter.init!r}"
+
+
+def hooked(module: nn.Module) -> bool:
+    """Does anything wait for the module to be called? Then its weight must not be read in its place."""
+    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(kinds)
 
 
 def check_method(method: str) -> None:

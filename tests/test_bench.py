@@ -1,0 +1,245 @@
+"""The measurements: that the clock is read as it says, the contestants compute the same, and formulas equal what
+is there."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tlora_ref import InputError
+from tlora_ref.__main__ import main
+from tlora_ref.bench import check, encoder, gpu, layers, memory, timing
+from tlora_ref.counts import trained
+
+SMALL = (24, 32, 4)
+
+# --- the clock -----------------------------------------------------------------------------------
+
+
+def test_rounds_are_interleaved_warmed_up_and_divided_by_their_own_floor(monkeypatch):
+    now, ran = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def contestant(name, share):
+        def call():
+            ran.append(name)
+            now[0] += share * (len(ran) // 2 + 1)  # the machine gets slower and slower
+
+        return call
+
+    contestants = {"floor": contestant("floor", 1.0), "twice": contestant("twice", 2.0)}
+    times = timing.interleaved(contestants, "floor", seconds=0.0, rounds=(6, 6))
+    assert ran == ["floor", "twice"] * 8
+    assert len(times["twice"].seconds) == 6
+    assert times["floor"].ratios == (1.0,) * 6
+    # in a round the second runs one step later: 2 (n + 1) / (n + 1) or the like, never the 8 of the first to the last
+    assert all(1.9 < ratio < 2.8 for ratio in times["twice"].ratios)
+    assert max(times["twice"].seconds) > 2 * min(times["twice"].seconds)
+    summary = times["twice"].summary()
+    assert summary["low"] <= summary["ratio"] <= summary["high"]
+    assert summary["ratio"] == np.median(times["twice"].ratios)
+
+
+def test_time_ends_the_rounds_but_not_below_the_least(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += 1.0
+
+    assert len(timing.interleaved({"a": call}, "a", seconds=0.0, rounds=(3, 9))["a"].seconds) == 3
+    assert len(timing.interleaved({"a": call}, "a", seconds=7.0, rounds=(3, 9))["a"].seconds) == 5
+    assert len(timing.interleaved({"a": call}, "a", seconds=99.0, rounds=(3, 9))["a"].seconds) == 9
+
+
+def test_the_machine_is_written_down():
+    found = timing.environment(threads=1)
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["threads"] == 1
+    assert found["processor"]
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def test_the_contestants_are_ours_and_every_peer_and_all_update_the_same_frozen_layer():
+    found = layers.contestants(16, 4, torch.float32)
+    assert list(found) == [layers.FLOOR, layers.OURS, layers.OPERATIONS, layers.TEXTBOOK, "LoRA, PEFT", "DoRA, PEFT",
+                           "VeRA, PEFT", "LoRA, loralib"]  # fmt: skip
+    x = torch.randn(2, 5, 16)
+    floor, ours = found[layers.FLOOR](x), found[layers.OURS](x)
+    for name, layer in found.items():
+        y = layer(x)
+        assert y.requires_grad == (name != layers.FLOOR)
+        assert torch.equal(y, floor) == (name == layers.FLOOR), name
+        trains = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+        method = {"TLoRA": "tlora", "LoRA": "lora", "DoRA": "dora", "VeRA": "vera"}.get(name.split(",")[0])
+        assert trains == (trained(method, [(16, 16)], 4) if method else 0), name
+    for name in (layers.OPERATIONS, layers.TEXTBOOK):
+        torch.testing.assert_close(found[name](x), ours, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", layers.DTYPES)
+def test_a_layers_row_has_its_time_its_bytes_and_its_closed_form(dtype):
+    rows = layers.measure_layer(*SMALL, dtype, seconds=0.01)
+    by_name = {row["layer"]: row for row in rows}
+    assert by_name[layers.FLOOR]["ratio"] == 1.0
+    assert by_name[layers.FLOOR]["kept_bytes"] == 0
+    assert all(row["seconds"] > 0 and row["low"] <= row["ratio"] <= row["high"] for row in rows)
+    exact = [row for row in rows if row["closed_form_bytes"] is not None]
+    assert len(exact) == (4 if dtype == torch.float32 else 0)
+    assert all(row["kept_bytes"] == row["closed_form_bytes"] for row in exact)
+    assert by_name[layers.OURS]["kept_bytes"] < by_name[layers.TEXTBOOK]["kept_bytes"]
+    # 2 N (2 I R + 2 R O + ...) of small products beside 2 N (2 I O): see counts.py
+    assert by_name[layers.OURS]["flops_over_floor"] > 1
+
+
+# --- the encoder ---------------------------------------------------------------------------------
+
+
+def test_the_steps_by_hand_and_in_torch_are_the_same_step():
+    from tlora_ref.init import attach, init_encoder
+
+    model, (x, y) = attach(init_encoder(encoder.encoder_config(32)), encoder.ADAPTER), encoder.data()
+    after = encoder.step_by_hand(model, x, y)()
+    params = encoder.step_in_torch(model, x, y)()
+    assert set(after) == set(params) == set(model.trained)
+    for name, array in after.items():
+        np.testing.assert_allclose(array, params[name].detach().numpy(), rtol=0, atol=1e-6, err_msg=name)
+        assert not np.array_equal(array, model.params[name])
+
+
+def test_a_widths_row_has_ratios_and_the_closed_form_of_what_is_kept():
+    (row,) = encoder.measure(seconds=0.01, widths=(32,))
+    assert row["ratio_torch"] > 0
+    assert row["ratio_products"] > 1
+    assert row["kept_bytes"] == row["closed_form_bytes"] < row["peak_bytes"] < 3 * row["kept_bytes"]
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_bytes_over_rank_and_model():
+    rows = {(r["model"], r["method"], r["rank"]): r for r in memory.over_rank_and_model(rows=4096)}
+    large = rows["roberta-large", "tlora", 32]
+    assert (large["adapter"], large["optimizer"]) == (196_800, 393_600)
+    assert rows["roberta-large", "lora", 32]["adapter"] == 12_582_912
+    # Llama 2 70B: 80 layers of query 8192 x 8192 and value 8192 x 1024
+    assert rows["llama-2-70b", "tlora", 16]["adapter"] == 4 * 80 * 2 * 257
+    assert rows["llama-2-70b", "lora", 16]["adapter"] == 4 * 80 * 16 * (8192 + 8192 + 8192 + 1024)
+    # u of query and of value; x once and u twice
+    assert large["activations"] == 4 * 24 * 2 * (4096 * 32 + 32 * 32)
+    assert rows["roberta-large", "lora", 32]["activations"] == 4 * 24 * (4096 * 1024 + 2 * 4096 * 32)
+
+
+def test_formula_and_layer_agree_where_a_layer_fits():
+    rows = memory.measured(rows=8)
+    assert {(r["model"], r["method"]) for r in rows} == {
+        (m, k) for m in ("roberta-base", "roberta-large") for k in ("tlora", "lora")
+    }
+    for row in rows:
+        for kind in ("adapter", "optimizer", "activations"):
+            assert row[kind] == row[f"{kind}_formula"], (row["model"], row["method"], kind)
+
+
+def test_a_peak_is_what_is_held_at_one_time():
+    def call():
+        a = np.ones(1_000_000, dtype=np.uint8)
+        b = np.ones(500_000, dtype=np.uint8)
+        del a, b
+        return np.ones(700_000, dtype=np.uint8)
+
+    assert 1_500_000 <= memory.peak_bytes(call) < 1_510_000
+
+
+def test_nothing_to_differentiate_is_not_nothing_kept():
+    with pytest.raises(ValueError, match="gradient"):
+        memory.kept_bytes(lambda: torch.ones(3), [])
+
+
+# --- a gradient check ----------------------------------------------------------------------------
+
+
+def test_directional_checks_cost_the_same_at_every_size_and_full_ones_do_not():
+    rows = check.measure(seconds=0.0, ranks=(3, 6), most_entries=30)
+    calls = {(r["numbers"], r["mode"]): r["calls"] for r in rows}
+    assert set(calls) == {(10, "directional"), (10, "full"), (37, "directional")}
+    assert calls[10, "directional"] == calls[37, "directional"] < calls[10, "full"]
+
+
+# --- a device ------------------------------------------------------------------------------------
+
+TINY = gpu.Shape(layers=2, width=32, heads=2, hidden=48, vocab=50, batch=3, time=7, rank=4)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers for it
+def test_the_models_step_runs_on_the_cpu_as_it_would_on_a_device():
+    rows = gpu.measure("cpu", TINY, seconds=0.0, modes=("eager",))
+    assert [r["model"] for r in rows] == [gpu.FLOOR, "TLoRA", "LoRA, PEFT", "VeRA, PEFT"]
+    assert rows[0]["ratio"] == 1.0
+    assert all(r["seconds"] > 0 and r["peak_bytes"] is None for r in rows)
+
+
+def test_the_floor_trains_nothing_and_differentiates_down_to_the_embeddings():
+    net = gpu.model(TINY, "cpu", gpu.FLOOR)
+    assert not any(p.requires_grad for p in net.parameters())
+    embedded = torch.randn(3, 7, 32, requires_grad=True)
+    gpu.step(net, embedded, torch.tensor([0, 1, 0]), None, "cpu")()
+    assert embedded.grad.abs().sum() > 0
+    ours = gpu.model(TINY, "cpu", "TLoRA")
+    assert sum(p.numel() for p in ours.parameters() if p.requires_grad) == 4 * (4 * 4 + 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_every_mode_runs_on_a_device():
+    rows = gpu.measure("cuda", TINY, seconds=0.0)
+    assert {r["mode"] for r in rows} == set(gpu.MODES)
+    assert all(r["peak_bytes"] > 0 for r in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_the_gpu_part_says_so(capsys):
+    with pytest.raises(InputError, match="CUDA"):
+        gpu.measure()
+    assert main(["bench", "gpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "CUDA" in error
+
+
+# --- the job -------------------------------------------------------------------------------------
+
+
+def test_the_job_prints_a_table_writes_its_results_and_restores_the_threads(capsys, tmp_path):
+    threads = torch.get_num_threads()
+    assert main(["bench", "memory", "--quick", "--out", str(tmp_path)]) == 0
+    assert "roberta-large" in capsys.readouterr().out
+    assert torch.get_num_threads() == threads
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["threads"] == 1
+    assert {"memory", "processor", "versions", "date"} <= set(report)
+    assert (tmp_path / "memory.png").stat().st_size > 10_000
+
+
+def test_the_job_prints_json(capsys, tmp_path):
+    assert main(["bench", "check", "--quick", "--json", "--out", str(tmp_path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "bench.json").read_text())
+    assert {row["mode"] for row in printed["check"]} == {"directional", "full"}
+
+
+# --- start-up ------------------------------------------------------------------------------------
+
+
+def test_importing_the_package_takes_at_most_0_15_s_more_than_numpy():
+    code = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+    def seconds(package):
+        return float(subprocess.check_output([sys.executable, "-c", code.format(package)], text=True))
+
+    differences = [seconds("tlora_ref") - seconds("numpy") for _ in range(5)]
+    assert min(differences) <= 0.15

@@ -1,0 +1,11 @@
+"""Measurements: ratios between things that run in turn in one process.
+
+timing.py    interleaved repeats, medians and spread; what the machine is
+layers.py    one adapted layer in torch, beside PEFT's and loralib's
+encoder.py   a training step by hand, beside eager PyTorch and the matrix products alone
+memory.py    what is kept for a backward, and bytes over rank and model size
+check.py     what a gradient check costs
+gpu.py       a RoBERTa-large-shaped model's step on a device
+figures.py   the charts
+results/     the JSON of the runs behind the README's tables
+"""

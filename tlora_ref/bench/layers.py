@@ -1,0 +1,177 @@
+"""One adapted layer in torch, forward and backward with dx: TLoRA here, and the peers that are installed.
+
+Equation    the floor is the frozen nn.Linear alone, y = x W0 + b and dx = dy W0^T
+Checked by  tests/test_bench.py
+
+Every contestant sits on its own copy of the same layer, its update away from zero. In bfloat16 the layer and x are
+bfloat16, the adapters as their libraries make them (float32), under autocast: how such models are trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..by_autograd.adapters import tlora_linear
+from ..by_autograd.linear import TLoRALinear
+from ..config import AdapterConfig
+from ..counts import activations, backward_flops, forward_flops, textbook_activations
+from ..shapes import dtype_name
+from .memory import kept_bytes
+from .timing import interleaved
+
+SIZES = ((64, 1024, 8), (768, 2048, 32), (1024, 4096, 32), (4096, 2048, 32))
+"""(d, N, r): width, rows, rank."""
+
+DTYPES = (torch.float32, torch.bfloat16)
+OURS, TEXTBOOK, OPERATIONS, FLOOR = "TLoRA", "TLoRA, textbook order", "TLoRA, torch's operations", "frozen layer"
+
+
+class Textbook(nn.Module):
+    """TLoRA as the paper writes it, alpha * (x A B C) beside the layer."""
+
+    def __init__(self, layer: TLoRALinear) -> None:
+        super().__init__()
+        self.base = layer.base
+        self.register_buffer("A", layer.A)
+        self.register_buffer("C", layer.C)
+        self.B, self.alpha = nn.Parameter(layer.B.detach().clone()), nn.Parameter(layer.alpha.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> y (..., O)."""
+        return self.base(x) + self.alpha * (x @ self.A @ self.B @ self.C)
+
+
+class Operations(nn.Module):
+    """The twin of the kernel by hand, in torch's own operations."""
+
+    def __init__(self, layer: TLoRALinear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> y (..., O)."""
+        layer = self.layer
+        return tlora_linear(x, layer.base.weight.T, layer.bias, layer.A, layer.B, layer.C, layer.alpha)
+
+
+def contestants(width: int, rank: int, dtype: torch.dtype, device: str = "cpu") -> dict[str, nn.Module]:
+    """The floor, ours and the peers, the floor first. Peers that are not installed are left out."""
+    torch.manual_seed(0)
+    base = nn.Linear(width, width, dtype=dtype, device=device).requires_grad_(False)
+    ours = TLoRALinear(copy.deepcopy(base), AdapterConfig(rank=rank), "layer")
+    nn.init.normal_(ours.B, std=0.01)
+    found = {FLOOR: base, OURS: ours, OPERATIONS: Operations(ours), TEXTBOOK: Textbook(ours)}
+    found |= _peft(base, rank) | _loralib(base, rank)
+    for name, layer in found.items():
+        if name != FLOOR:
+            for parameter in layer.parameters():
+                if parameter.requires_grad and not parameter.any():
+                    nn.init.normal_(parameter, std=0.01)
+    return found
+
+
+def _peft(base: nn.Module, rank: int) -> dict[str, nn.Module]:
+    try:
+        import peft
+    except ModuleNotFoundError:
+        return {}
+    lora = {"target_modules": ["0"], "r": rank, "lora_alpha": rank}
+    configs = {
+        "LoRA, PEFT": peft.LoraConfig(**lora),
+        "DoRA, PEFT": peft.LoraConfig(**lora, use_dora=True),
+        "VeRA, PEFT": peft.VeraConfig(target_modules=["0"], r=rank),
+    }
+    return {
+        name: peft.get_peft_model(nn.Sequential(copy.deepcopy(base)), config).base_model.model[0]
+        for name, config in configs.items()
+    }
+
+
+def _loralib(base: nn.Linear, rank: int) -> dict[str, nn.Module]:
+    try:
+        import loralib
+    except ModuleNotFoundError:
+        return {}
+    layer = loralib.Linear(base.in_features, base.out_features, r=rank, lora_alpha=rank).to(base.weight.device)
+    layer.weight.data, layer.bias.data = base.weight.data.clone(), base.bias.data.clone()
+    layer.bias.requires_grad_(False)
+    return {"LoRA, loralib": layer}
+
+
+def step(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], None]:
+    """Forward and backward of one layer, with dx."""
+
+    def call() -> None:
+        x.grad = None
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+            y = layer(x)
+        y.backward(dy)
+
+    return call
+
+
+def measure_layer(width: int, rows: int, rank: int, dtype: torch.dtype, seconds: float) -> list[dict[str, Any]]:
+    """One row per contestant: its time over the floor's, the bytes it keeps, the FLOPs over the floor's by formula."""
+    layers = contestants(width, rank, dtype)
+    x = torch.randn(8, rows // 8, width).to(dtype).requires_grad_()
+    dy = torch.randn(8, rows // 8, width).to(dtype)
+    times = interleaved({name: step(layer, x, dy) for name, layer in layers.items()}, FLOOR, seconds)
+    lines = []
+    for name, layer in layers.items():
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            kept = kept_bytes(lambda layer=layer: layer(x), [*layer.parameters(), *layer.buffers()])
+        lines.append({"width": width, "rows": rows, "rank": rank, "dtype": dtype_name(x), "layer": name,
+                      **times[name].summary(), "kept_bytes": kept,
+                      "closed_form_bytes": _closed_form(name, width, rows, rank, dtype),
+                      "flops_over_floor": _flops(name, width, rows, rank)})  # fmt: skip
+    return lines
+
+
+def _closed_form(name: str, width: int, rows: int, rank: int, dtype: torch.dtype) -> int | None:
+    """What counts.py says is kept. Under autocast the casts of weights are kept as well, which it does not count."""
+    if dtype != torch.float32:
+        return None
+    return {
+        FLOOR: 0,
+        OURS: 4 * activations("tlora", rows, width, width, rank),
+        OPERATIONS: 4 * activations("tlora", rows, width, width, rank),
+        TEXTBOOK: 4 * textbook_activations(rows, width, rank),
+    }.get(name)
+
+
+def _flops(name: str, width: int, rows: int, rank: int) -> float | None:
+    method = "tlora" if name.startswith("TLoRA") else "lora" if name.startswith("LoRA") else None
+    if method is None:
+        return None
+    size = (rows, width, width, rank)
+    return (forward_flops(method, *size) + backward_flops(method, *size)) / (4 * rows * width * width)
+
+
+def measure(seconds: float = 6.0, sizes: Sequence[tuple[int, int, int]] = SIZES) -> list[dict[str, Any]]:
+    """Every contestant at every size, in float32 and bfloat16, about ``seconds`` a size and dtype."""
+    return [line for dtype in DTYPES for size in sizes for line in measure_layer(*size, dtype, seconds)]
+
+
+SWEEPS = {
+    "rows": [(768, rows, 32) for rows in (64, 256, 1024, 4096)],
+    "width": [(width, 1024, 32) for width in (64, 256, 768, 1536)],
+    "rank": [(768, 1024, rank) for rank in (2, 8, 32, 128)],
+}
+"""How the overhead grows with one of N, d and r: (d, N, r)."""
+
+
+def measure_sweeps(seconds: float = 2.0) -> list[dict[str, Any]]:
+    """The same in float32 along each of ``SWEEPS``, for the floor, TLoRA and PEFT's LoRA."""
+    shown = (OURS, "LoRA, PEFT")
+    return [
+        {"over": over, **line}
+        for over, sizes in SWEEPS.items()
+        for size in sizes
+        for line in measure_layer(*size, torch.float32, seconds)
+        if line["layer"] in shown
+    ]
