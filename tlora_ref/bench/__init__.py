@@ -1,7 +1,7 @@
 """Measurements: ratios between things that run in turn in one process.
 
 timing.py    interleaved repeats, medians and spread; what the machine is
-layers.py    one adapted layer in torch, beside PEFT's and loralib's
+layers.py    one adapted layer in torch, beside PEFT's and loralib's; candidates.py: other ways to compute it
 encoder.py   a training step by hand, beside eager PyTorch and the matrix products alone
 memory.py    what is kept for a backward, and bytes over rank and model size
 check.py     what a gradient check costs

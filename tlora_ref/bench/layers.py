@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..by_autograd.adapters import tlora_linear
 from ..by_autograd.linear import TLoRALinear
 from ..config import AdapterConfig
 from ..counts import activations, backward_flops, forward_flops, textbook_activations
 from ..shapes import dtype_name
+from .candidates import CANDIDATES
 from .memory import kept_bytes
 from .timing import interleaved
 
@@ -28,35 +28,7 @@ SIZES = ((64, 1024, 8), (768, 2048, 32), (1024, 4096, 32), (4096, 2048, 32))
 """(d, N, r): width, rows, rank."""
 
 DTYPES = (torch.float32, torch.bfloat16)
-OURS, TEXTBOOK, OPERATIONS, FLOOR = "TLoRA", "TLoRA, textbook order", "TLoRA, torch's operations", "frozen layer"
-
-
-class Textbook(nn.Module):
-    """TLoRA as the paper writes it, alpha * (x A B C) beside the layer."""
-
-    def __init__(self, layer: TLoRALinear) -> None:
-        super().__init__()
-        self.base = layer.base
-        self.register_buffer("A", layer.A)
-        self.register_buffer("C", layer.C)
-        self.B, self.alpha = nn.Parameter(layer.B.detach().clone()), nn.Parameter(layer.alpha.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> y (..., O)."""
-        return self.base(x) + self.alpha * (x @ self.A @ self.B @ self.C)
-
-
-class Operations(nn.Module):
-    """The twin of the kernel by hand, in torch's own operations."""
-
-    def __init__(self, layer: TLoRALinear) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> y (..., O)."""
-        layer = self.layer
-        return tlora_linear(x, layer.base.weight.T, layer.bias, layer.A, layer.B, layer.C, layer.alpha)
+OURS, FLOOR = "TLoRA", "frozen layer"
 
 
 def contestants(width: int, rank: int, dtype: torch.dtype, device: str = "cpu") -> dict[str, nn.Module]:
@@ -65,7 +37,7 @@ def contestants(width: int, rank: int, dtype: torch.dtype, device: str = "cpu") 
     base = nn.Linear(width, width, dtype=dtype, device=device).requires_grad_(False)
     ours = TLoRALinear(copy.deepcopy(base), AdapterConfig(rank=rank), "layer")
     nn.init.normal_(ours.B, std=0.01)
-    found = {FLOOR: base, OURS: ours, OPERATIONS: Operations(ours), TEXTBOOK: Textbook(ours)}
+    found = {FLOOR: base, OURS: ours} | {f"{OURS}, {name}": kind(ours) for name, kind in CANDIDATES.items()}
     found |= _peft(base, rank) | _loralib(base, rank)
     for name, layer in found.items():
         if name != FLOOR:
@@ -136,12 +108,10 @@ def _closed_form(name: str, width: int, rows: int, rank: int, dtype: torch.dtype
     """What counts.py says is kept. Under autocast the casts of weights are kept as well, which it does not count."""
     if dtype != torch.float32:
         return None
-    return {
-        FLOOR: 0,
-        OURS: 4 * activations("tlora", rows, width, width, rank),
-        OPERATIONS: 4 * activations("tlora", rows, width, width, rank),
-        TEXTBOOK: 4 * textbook_activations(rows, width, rank),
-    }.get(name)
+    ours = 4 * activations("tlora", rows, width, width, rank)
+    textbook = 4 * textbook_activations(rows, width, rank)
+    same = dict.fromkeys((OURS, f"{OURS}, torch's operations", f"{OURS}, addmm", f"{OURS}, merged weight"), ours)
+    return ({FLOOR: 0, f"{OURS}, textbook order": textbook} | same).get(name)
 
 
 def _flops(name: str, width: int, rows: int, rank: int) -> float | None:
