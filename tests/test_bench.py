@@ -192,15 +192,24 @@ def test_directional_checks_cost_the_same_at_every_size_and_full_ones_do_not():
 
 # --- a device ------------------------------------------------------------------------------------
 
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
 TINY = gpu.Shape(layers=2, width=32, heads=2, hidden=48, vocab=50, batch=3, time=7, rank=4)
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks transformers for it
 def test_the_models_step_runs_on_the_cpu_as_it_would_on_a_device():
     rows = gpu.measure("cpu", TINY, seconds=0.0, modes=("eager",))
     assert [r["model"] for r in rows] == [gpu.FLOOR, "TLoRA", "LoRA, PEFT", "VeRA, PEFT"]
     assert rows[0]["ratio"] == 1.0
     assert all(r["seconds"] > 0 and r["peak_bytes"] is None for r in rows)
+
+
+def test_a_mode_that_torch_cannot_run_is_one_row_with_its_reason(monkeypatch):
+    def fails(call):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(gpu, "recorded", fails)
+    rows = gpu.measure("cpu", TINY, seconds=0.0, modes=("CUDA graph",))
+    assert rows == [{"mode": "CUDA graph", "error": "RuntimeError: operation not permitted"}]
 
 
 def test_the_floor_trains_nothing_and_differentiates_down_to_the_embeddings():

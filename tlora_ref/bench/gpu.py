@@ -93,41 +93,42 @@ def recorded(call: Callable[[], None]) -> Callable[[], None]:
 
 
 def measure(
-    device: str = "cuda",
-    shape: Shape | None = None,
-    seconds: float = 20.0,
-    modes: tuple[str, ...] = MODES,
+    device: str = "cuda", shape: Shape | None = None, seconds: float = 20.0, modes: tuple[str, ...] = MODES
 ) -> list[dict[str, Any]]:
-    """One row per mode and kind: time over the floor's of the same mode, and peak memory. Raises InputError without
+    """One row per mode and kind: time over the floor's of the same mode, and the most that a step holds beyond the
+    model (CUDA alone). A mode that torch cannot run on this model gets one row with its reason. Raises InputError without
     the device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available to this PyTorch")
-    shape, lines = shape or Shape(), []
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    lines = []
     for mode in modes:
-        calls, peaks = {}, {}
-        for kind in (FLOOR, "TLoRA", "LoRA, PEFT", "VeRA, PEFT"):
-            net = model(shape, device, kind)
-            trained = [p for p in net.parameters() if p.requires_grad]
-            capturable = {"capturable": True} if device == "cuda" else {}
-            optimizer = torch.optim.AdamW(trained, lr=1e-3, **capturable) if trained else None
-            # the lowest layer's adapters need the gradient of all above: the floor has it go all the way as well
-            embedded = torch.randn(shape.batch, shape.time, shape.width, device=device)
-            embedded.requires_grad_(kind == FLOOR)
-            labels = torch.randint(0, 2, (shape.batch,), device=device)
-            run = torch.compile(net) if mode == "torch.compile" else net
-            call = step(run, embedded, labels, optimizer, device)
-            if device == "cuda":
-                wait()
-                before = torch.cuda.memory_allocated()
-                torch.cuda.reset_peak_memory_stats()
-            call()
-            if device == "cuda":
-                wait()
-                peaks[kind] = torch.cuda.max_memory_allocated() - before
-            calls[kind] = recorded(call) if mode == "CUDA graph" else call
-        times = interleaved(calls, FLOOR, seconds, wait=wait)
-        lines += [
-            {"mode": mode, "model": kind, **times[kind].summary(), "peak_bytes": peaks.get(kind)} for kind in calls
-        ]
+        try:
+            lines += _measure_mode(device, shape or Shape(), seconds, mode)
+        except RuntimeError as error:  # a graph that cannot be recorded, a compiler that is missing
+            lines.append({"mode": mode, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"})
     return lines
+
+
+def _measure_mode(device: str, shape: Shape, seconds: float, mode: str) -> list[dict[str, Any]]:
+    cuda = device == "cuda"
+    wait = torch.cuda.synchronize if cuda else (lambda: None)
+    calls, peaks = {}, {}
+    for kind in (FLOOR, "TLoRA", "LoRA, PEFT", "VeRA, PEFT"):
+        net = model(shape, device, kind)
+        trained = [p for p in net.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3, capturable=cuda) if trained else None
+        # the lowest layer's adapters need the gradient of all above: the floor has it go all the way as well
+        embedded = torch.randn(shape.batch, shape.time, shape.width, device=device, requires_grad=kind == FLOOR)
+        labels = torch.randint(0, 2, (shape.batch,), device=device)
+        call = step(torch.compile(net) if mode == "torch.compile" else net, embedded, labels, optimizer, device)
+        call()
+        if cuda:
+            wait()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            wait()
+            peaks[kind] = torch.cuda.max_memory_allocated() - before
+        calls[kind] = recorded(call) if mode == "CUDA graph" else call
+    times = interleaved(calls, FLOOR, seconds, wait=wait)
+    return [{"mode": mode, "model": kind, **times[kind].summary(), "peak_bytes": peaks.get(kind)} for kind in calls]

@@ -166,8 +166,9 @@ def check_table(rows: list[dict[str, Any]]) -> str:
 
 def gpu_table(rows: list[dict[str, Any]]) -> str:
     """A row per mode and model."""
-    header = ["mode", "model", "ms", "over the floor", "peak memory"]
+    header = ["mode", "model", "ms", "over the floor", "beyond the model"]
     return table(header, [
+        [r["mode"], r["error"], "", "", ""] if "error" in r else
         [r["mode"], r["model"], f"{1000 * r['seconds']:.1f}", f"{r['ratio']:.3f}",
          size(r["peak_bytes"]) if r["peak_bytes"] else ""]
         for r in rows
