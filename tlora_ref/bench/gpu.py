@@ -96,8 +96,8 @@ def measure(
     device: str = "cuda", shape: Shape | None = None, seconds: float = 20.0, modes: tuple[str, ...] = MODES
 ) -> list[dict[str, Any]]:
     """One row per mode and kind: time over the floor's of the same mode, and the most that a step holds beyond the
-    model (CUDA alone). A mode that torch cannot run on this model gets one row with its reason. Raises InputError without
-    the device."""
+    model (CUDA alone). A mode that torch cannot run on this model gets one row with its reason. Raises InputError
+    without the device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available to this PyTorch")
     lines = []
