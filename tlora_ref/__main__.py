@@ -17,6 +17,7 @@ JOBS = {
     "course": "the tutorials as students get them, and with --instructor all else that teaching them needs",
     "audit": "the paper's claims measured, its figures drawn again, a verdict on each; one HTML page",
     "bench": "speed and memory side by side: layers, the encoder, a gradient check, bytes over model size",
+    "glue": "a transformers model on a GLUE task by the paper's recipe, resumable, one process or many",
     "export": "an adapter file as a LoRA for Hugging Face PEFT",
 }
 
@@ -29,6 +30,9 @@ EXTRAS = {
     "nbconvert": "tutorials",
 }
 """The optional dependency set that brings a package; "demo" brings the others."""
+
+OF_JOB = {"glue": "glue"}
+"""The jobs that have a set of their own, with all that they need."""
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -62,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package == __package__:
             raise
-        extra = EXTRAS.get(package, "demo")
+        extra = OF_JOB.get(chosen) or EXTRAS.get(package, "demo")
         print(f"tlora-ref {chosen}: this job needs {package}; pip install 'tlora_ref[{extra}]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
