@@ -75,7 +75,7 @@ def measurements():
         for suffix, value in (("", 0.2), ("_control", 0.0), ("_ceiling", 0.8))
     }
     return {
-        "seeds": SEEDS, "matrices": 8, "width": 32, "rank": 16, "equal_rank": 4, "glue": "In words.",
+        "seeds": SEEDS, "matrices": 8, "width": 32, "rank": 16, "equal_rank": 4,
         "counts": {"tlora": 2_056, "lora": 8_192, "lora_equal": 2_048, "full": 35_114},
         "accuracy": {key: around(0.9) for key in (*WAYS, "alpha_matched")},
         "distribution": {key: around(0.3) for key in ("skewness", "excess_kurtosis", "gaussian_share",
@@ -205,11 +205,9 @@ def test_the_arithmetic_is_the_papers():
     assert "RTE and MRPC" in rows["accuracies of one run"].why
 
 
-def test_the_row_on_glue_names_a_command_only_if_there_is_one(monkeypatch):
-    monkeypatch.setitem(JOBS, "glue", "GLUE")
-    assert "python -m tlora_ref glue" in audit._glue_command()
-    monkeypatch.delitem(JOBS, "glue")
-    assert "tlora_ref" not in audit._glue_command()
+def test_the_row_on_glue_names_a_command_that_there_is():
+    assert "`python -m tlora_ref glue` runs it" in rules.glue({}).why
+    assert "glue" in JOBS
 
 
 def test_text_on_the_page_is_escaped():

@@ -5,6 +5,7 @@ The rooms:
     by_autograd  PyTorch, forward only, and TLoRA into any torch model
     gradcheck    oracles for gradients
     analysis     what training did, and the plots
+    glue         the paper's experiment: a transformers model on a GLUE task
     course       exercises of the tutorials, and their graders
     jobs         what ``python -m tlora_ref JOB`` runs
 Shared by all rooms:

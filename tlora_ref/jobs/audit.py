@@ -106,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
             "learning_rates": rates,
             "counts": {key: held(WAYS[key].prepare(base, 0)).trained for key in COUNTED},
             "rate_zero_change": _at_rate_zero(base, shifted["train"]),
-            "glue": _glue_command(),
         }
         claims = judge(measured)
         report = {"job": "audit", "shift": args.shift, "quick": args.quick, "seeds": seeds,
@@ -182,19 +181,6 @@ def _at_rate_zero(base: Model, train: Part) -> float:
     model = WAYS["tlora"].prepare(base, 0)
     after, _ = ByHand().train(model, train.x[:256], train.y[:256], TrainConfig(epochs=1, batch_size=64, lr=0.0))
     return max(float(np.abs(after.params[name] - model.params[name]).max()) for name in model.trained)
-
-
-def _glue_command() -> str:
-    """What would test the claims on GLUE: the command if there is one, else the recipe in words."""
-    from ..__main__ import JOBS
-
-    if "glue" in JOBS:
-        return "`python -m tlora_ref glue` runs it."
-    return (
-        "To test it: RoBERTa-large fine-tuned on MNLI, TLoRA of r = 32 on query and value, head frozen, batches of 32, "
-        "30 epochs, AdamW at 0.001 with linear decay after 6 % warm-up, dropout 0.5 on the update, several seeds, and "
-        "LoRA beside it with the same search."
-    )
 
 
 # --- the page ------------------------------------------------------------------------------------
