@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -344,6 +345,31 @@ def test_a_model_learns(disk, tmp_path):
     found = run(disk, tmp_path / "out", task="cola", method="full", head="new", lr=3e-3, epochs=16)
     assert found["loss"][-1] < 0.5 * found["loss"][0]
     assert found["last"]["matthews"] == 1.0
+
+
+SMALL = {"vocab_size": 340, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+OTHERS = {
+    "bert": (SMALL | {"intermediate_size": 48, "max_position_embeddings": 64}, "query,value", 4),
+    "distilbert": ({"vocab_size": 340, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}, "q_lin,v_lin", 4),
+    "gpt2": ({"vocab_size": 340, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 2,
+              "pad_token_id": 1}, "c_attn", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_than_roberta(disk, tmp_path, kind):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config, targets, matrices = OTHERS[kind]
+    folder = tmp_path / kind
+    AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **config)).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(disk / "model" / file, folder / file)
+    found = run(disk, tmp_path / "out", model=folder, targets=targets, head="new", epochs=1)
+    assert np.isfinite(found["loss"]).all()
+    names = set(safetensors.torch.load_file(tmp_path / "out" / "seed-0" / "best.safetensors"))
+    assert len([name for name in names if name.endswith(".alpha")]) == matrices
+    assert len(names) > 2 * matrices
 
 
 @pytest.mark.parametrize("method", ["tlora", "full"])

@@ -16,7 +16,7 @@ PACKAGE = Path(tlora_ref.__file__).parent
 ROOT = PACKAGE.parent
 
 
-@pytest.mark.parametrize("module", ["tlora_ref", "tlora_ref.by_hand", "tlora_ref.gradcheck"])
+@pytest.mark.parametrize("module", ["tlora_ref", "tlora_ref.by_hand", "tlora_ref.gradcheck", "tlora_ref.glue"])
 def test_importing_loads_neither_torch_nor_matplotlib_nor_sklearn(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'matplotlib', 'sklearn', 'tqdm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -46,6 +46,13 @@ sys.exit(main({args!r}))
             "tlora-ref demo: this job needs torch; pip install 'tlora_ref[torch]'\n",
         ),
         (["count", "--model", "gpt2"], ["torch", "sklearn", "matplotlib", "tqdm"], 0, ""),
+        (
+            ["glue", "--task", "mrpc", "--model", "m", "--data", "d"],
+            ["torch"],
+            2,
+            "tlora-ref glue: this job needs torch; pip install 'tlora_ref[glue]'\n",
+        ),
+        (["glue", "--help"], ["torch", "sklearn", "tqdm", "transformers", "datasets"], 0, ""),
         (["--help"], ["torch", "sklearn", "matplotlib", "tqdm", "nbformat"], 0, ""),
     ],
 )

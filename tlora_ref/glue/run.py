@@ -6,8 +6,8 @@ Checked by  tests/test_glue.py.
 
 The batches follow from the seed alone. Dropout masks come from torch's generators, which every epoch starts anew from
 (seed, epoch, process): an epoch is the same whatever was run before it, so a run that goes on takes the steps that it
-would have taken, to the bit on a CPU. On a GPU torch is told to prefer kernels whose sums have a fixed order; where it
-has none it says so. Several processes draw different masks than one.
+would have taken, to the bit: on a GPU torch is held to kernels whose sums have a fixed order. Several processes draw
+other masks than one.
 """
 
 from __future__ import annotations
@@ -197,13 +197,16 @@ def seed_everything(seed: int, epoch: int, rank: int) -> None:
 
 @contextmanager
 def fixed_order(device: torch.device) -> Iterator[None]:
-    """On a GPU, kernels that add in a fixed order where torch has them; on a CPU all do, and nothing changes."""
+    """On a GPU, only kernels that add in a fixed order: torch raises RuntimeError, naming the operation, for a model
+    with one that has no such kernel. On a CPU all add in a fixed order, and nothing changes."""
     if device.type != "cuda":
         yield
         return
+    # cuBLAS reads it at its first product
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # attention has such kernels too, and torch takes them only where it must not merely warn
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:

@@ -80,6 +80,9 @@ def load_state(
     if content["version"] != VERSION:
         raise InputError(f"{path} has format version {content['version']}, expected {VERSION}")
     check_same(content["run"], run, path)
+    for name, p in params.items():
+        if name not in tensors or tensors[name].shape != p.shape:
+            raise InputError(f"{path} has no array {name} of shape {tuple(p.shape)}; choose another --out")
     with torch.no_grad():
         for name, p in params.items():
             p.copy_(tensors[name])
