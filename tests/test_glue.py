@@ -519,7 +519,7 @@ def finished(disk, tmp_path_factory):
     ({"max-length": 20}, "max_length is 40 there and 20 here"),
     ({"precision": "bf16"}, "precision is 'fp32' there and 'bf16' here"),
     ({"model": "{disk}/other"}, "model is '"),
-    ({"data": "{disk}/other-data"}, "train is '"),
+    ({"data": "{disk}/other-data"}, "train data is '"),
     ({"seed": 1, "lr": 0.02}, "lr is 0.01 there and 0.02 here"),
 ])  # fmt: skip
 def test_a_folder_of_another_run_is_refused_and_left_as_it_is(disk, finished, capsys, options, key):
@@ -728,12 +728,17 @@ def test_a_step_exchanges_the_gradients_of_what_trains_and_no_more(alone, method
 
     wrapped = alone.wrap(model.train())
     wrapped.register_comm_hook(None, hook)
-    for step in range(3):
+
+    def step():
         held.clear()
-        with torch.profiler.profile(record_shapes=True) as profile:
-            wrapped(input_ids=torch.full((1, 3), 5)).logits.sum().backward()
-        sent = [(e.name, np.prod(e.input_shapes[0], dtype=int)) for e in profile.events() if e.name.startswith("gloo:")]
-        assert sum(held) == n_bytes, step
+        wrapped(input_ids=torch.full((1, 3), 5)).logits.sum().backward()
+        assert sum(held) == n_bytes
+
+    step()
+    step()
+    with torch.profiler.profile(record_shapes=True) as profile:
+        step()
+    sent = [(e.name, np.prod(e.input_shapes[0], dtype=int)) for e in profile.events() if e.name.startswith("gloo:")]
     # in the first steps the reducer also agrees on its buckets
     assert {name for name, _ in sent} == {"gloo:all_reduce"}
     assert 4 * sum(n for _, n in sent) == n_bytes

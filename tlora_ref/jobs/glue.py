@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lora-alpha", type=float, help="constant scale times rank, for methods that have one (16)")
     add("--head", help="; ".join(f"{name}: {what}" for name, what in HEADS.items()) + " (adapters frozen, "
         "head and full trained)")  # fmt: skip
-    add("--epochs", type=int, default=paper.epochs, help=f"({paper.epochs})")
+    add("--epochs", type=int, default=paper.epochs, help=f"passes over the training examples ({paper.epochs})")
     add("--batch-size", type=int, default=paper.batch_size, help=f"of all processes together ({paper.batch_size})")
     add("--lr", type=float, default=paper.lr, help=f"the largest learning rate ({paper.lr:g})")
     add("--weight-decay", type=float, default=paper.weight_decay, help=f"on all that trains ({paper.weight_decay:g})")
@@ -129,7 +129,7 @@ def train_all(recipes: Sequence[Recipe], model_at: str, data_at: str, out: str, 
     examples = read(find_task(recipe.task), data_at)
     tokenizer = load_tokenizer(model_at)
     parts = {part: tokenize(tokenizer, those, recipe.max_length) for part, those in examples.items()}
-    data = {part: tokens.fingerprint()[:16] for part, tokens in parts.items()}
+    data = {f"{part} data": tokens.fingerprint()[:16] for part, tokens in parts.items()}
     records: list[Record] = []
     for number, one in enumerate(recipes):
         seed = one.train.seed
