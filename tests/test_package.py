@@ -124,6 +124,15 @@ def test_a_table_of_the_readme_is_the_one_of_its_results(job):
     assert found.group(1) == module.results_table(rows) + "\n"
 
 
+@pytest.mark.parametrize("part", ["layers", "encoder", "check"])
+def test_a_table_of_bench_is_the_one_of_its_results(part):
+    tables = import_module("tlora_ref.jobs.bench").TABLES
+    report = json.loads((PACKAGE / "bench" / "results" / "bench.json").read_text())
+    found = re.search(rf"<!-- table: bench {part} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert found.group(1) == tables[part](report[part]) + "\n"
+    assert not report["quick"]
+
+
 def test_the_readmes_map_names_every_file():
     tree = (ROOT / "README.md").read_text()
     for path in PACKAGE.rglob("*.py"):

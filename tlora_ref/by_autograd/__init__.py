@@ -5,6 +5,7 @@ ops.py       linear, layer_norm, gelu, softmax, attention, embedding, pooling, c
 encoder.py   the ops composed; to_torch and to_numpy carry a model from one room to the other
 train.py     torch's AdamW, warm-up and linear decay, the loop
 linear.py    AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
+fused.py     TLoRA's layer without dropout in one node of autograd's graph
 inject.py    inject, merge, unmerge, remove, disable: by the names of a model's modules
 """
 
