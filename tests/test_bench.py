@@ -102,9 +102,25 @@ def test_every_candidate_has_the_values_and_gradients_of_the_layer(kind):
         torch.testing.assert_close(theirs, ours, rtol=1e-11, atol=1e-11)
 
 
+def test_in_bfloat16_the_layer_keeps_a_small_update_that_every_other_order_rounds_away():
+    found, x = layers.contestants(256, 8, torch.bfloat16), torch.randn(1000, 256).bfloat16()
+    before = {name: [p.clone() for p in layer.parameters()] for name, layer in found.items()}
+    shares = {name: layers.update_share(layer, found[layers.FLOOR], x) for name, layer in found.items()}
+    assert 0.9 < shares.pop(layers.OURS) < 1.1  # the bias, to which it is added first, is small but not zero
+    others = {name: share for name, share in shares.items() if share is not None}
+    assert len(others) == len(CANDIDATES)
+    assert all(0 <= share < 0.4 for share in others.values()), others
+    for name, layer in found.items():
+        assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), before[name], strict=True))
+    single = layers.contestants(256, 8, torch.float32)
+    for name, layer in single.items():
+        share = layers.update_share(layer, single[layers.FLOOR], x.float())
+        assert share is None or abs(share - 1) < 0.01, name
+
+
 @pytest.mark.parametrize("dtype", layers.DTYPES)
 def test_a_layers_row_has_its_time_its_bytes_and_its_closed_form(dtype):
-    rows = layers.measure_layer(*SMALL, dtype, seconds=0.01)
+    rows = layers.measure(*SMALL, dtype, seconds=0.01)
     by_name = {row["layer"]: row for row in rows}
     assert by_name[layers.FLOOR]["ratio"] == 1.0
     assert by_name[layers.FLOOR]["kept_bytes"] == 0
@@ -133,7 +149,7 @@ def test_the_steps_by_hand_and_in_torch_are_the_same_step():
 
 
 def test_a_widths_row_has_ratios_and_the_closed_form_of_what_is_kept():
-    (row,) = encoder.measure(seconds=0.01, widths=(32,))
+    row = encoder.measure(32, seconds=0.01)
     assert row["ratio_torch"] > 0
     assert row["ratio_products"] > 1
     assert row["kept_bytes"] == row["closed_form_bytes"] < row["peak_bytes"] < 3 * row["kept_bytes"]
@@ -184,7 +200,7 @@ def test_nothing_to_differentiate_is_not_nothing_kept():
 
 
 def test_directional_checks_cost_the_same_at_every_size_and_full_ones_do_not():
-    rows = check.measure(seconds=0.0, ranks=(3, 6), most_entries=30)
+    rows = [row for rank in (3, 6) for row in check.measure(rank, seconds=0.0, most_numbers=30)]
     calls = {(r["numbers"], r["mode"]): r["calls"] for r in rows}
     assert set(calls) == {(10, "directional"), (10, "full"), (37, "directional")}
     assert calls[10, "directional"] == calls[37, "directional"] < calls[10, "full"]
@@ -197,7 +213,7 @@ TINY = gpu.Shape(layers=2, width=32, heads=2, hidden=48, vocab=50, batch=3, time
 
 
 def test_the_models_step_runs_on_the_cpu_as_it_would_on_a_device():
-    rows = gpu.measure("cpu", TINY, seconds=0.0, modes=("eager",))
+    rows = gpu.measure("eager", 0.0, "cpu", TINY)
     assert [r["model"] for r in rows] == [gpu.FLOOR, "TLoRA", "LoRA, PEFT", "VeRA, PEFT"]
     assert rows[0]["ratio"] == 1.0
     assert all(r["seconds"] > 0 and r["peak_bytes"] is None for r in rows)
@@ -208,7 +224,7 @@ def test_a_mode_that_torch_cannot_run_is_one_row_with_its_reason(monkeypatch):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     monkeypatch.setattr(gpu, "recorded", fails)
-    rows = gpu.measure("cpu", TINY, seconds=0.0, modes=("CUDA graph",))
+    rows = gpu.measure("CUDA graph", 0.0, "cpu", TINY)
     assert rows == [{"mode": "CUDA graph", "error": "RuntimeError: operation not permitted"}]
 
 
@@ -224,15 +240,15 @@ def test_the_floor_trains_nothing_and_differentiates_down_to_the_embeddings():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_every_mode_runs_on_a_device():
-    rows = gpu.measure("cuda", TINY, seconds=0.0)
-    assert {r["mode"] for r in rows} == set(gpu.MODES)
+    rows = [row for mode in gpu.MODES for row in gpu.measure(mode, 0.0, "cuda", TINY)]
+    assert len(rows) == 4 * len(gpu.MODES)
     assert all(r["peak_bytes"] > 0 for r in rows)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device_the_gpu_part_says_so(capsys):
     with pytest.raises(InputError, match="CUDA"):
-        gpu.measure()
+        gpu.measure("eager", 0.0)
     assert main(["bench", "gpu"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -251,6 +267,29 @@ def test_the_job_prints_a_table_writes_its_results_and_restores_the_threads(caps
     assert report["threads"] == 1
     assert {"memory", "processor", "versions", "date"} <= set(report)
     assert (tmp_path / "memory.png").stat().st_size > 10_000
+
+
+def test_an_interrupted_job_goes_on_where_it_was(monkeypatch, tmp_path):
+    from tlora_ref.jobs import bench
+
+    asked = []
+
+    def until_the_third(rank, seconds):
+        asked.append(rank)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return [{"rank": rank, "numbers": rank, "mode": mode, "calls": 7, "ratio": 1.0}
+                for mode in ("directional", "full")]  # fmt: skip
+
+    monkeypatch.setattr(check, "measure", until_the_third)
+    arguments = ["bench", "check", "--quick", "--out", str(tmp_path)]
+    assert main(arguments) == 130
+    assert not (tmp_path / "bench.json").exists()
+    assert main(arguments) == 0
+    first, second, third = (task[1] for task in bench.TASKS["check"](True))
+    assert asked == [first, second, third, third]
+    rows = json.loads((tmp_path / "bench.json").read_text())["check"]
+    assert [row["rank"] for row in rows] == [first, first, second, second, third, third]
 
 
 def test_the_job_prints_json(capsys, tmp_path):

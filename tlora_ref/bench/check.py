@@ -8,7 +8,6 @@ Checked by  tests/test_bench.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from ..gradcheck import check
 from ..registry import OPS
 from .timing import interleaved
 
-SIZES = (4, 16, 64, 256)
-"""Ranks R of a layer with I = O = 2 R: R^2 + 1 trained numbers, and 8 rows of x."""
+RANKS = (4, 16, 64, 256)
+"""R of a layer with I = O = 2 R: R^2 + 1 trained numbers, and 8 rows of x."""
 
 
 def arguments(rank: int) -> dict[str, Any]:
@@ -30,35 +29,31 @@ def arguments(rank: int) -> dict[str, Any]:
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()} | {"alpha": np.array(1.7)}
 
 
-def measure(seconds: float = 1.0, ranks: Sequence[int] = SIZES, most_entries: int = 5000) -> list[dict[str, Any]]:
-    """One row a rank and mode. Full mode is left out where it would ask for more than ``most_entries``."""
-    op, lines = OPS["tlora_linear"], []
-    for rank in ranks:
-        given, calls = arguments(rank), [0]
+def measure(rank: int, seconds: float, most_numbers: int = 5000) -> list[dict[str, Any]]:
+    """One row a mode. Full mode is left out where it would ask for more than ``most_numbers``."""
+    op, given, calls, trained = OPS["tlora_linear"], arguments(rank), [0], rank * rank + 1
 
-        def forward(calls: list[int] = calls, **inputs: Any) -> Any:
-            calls[0] += 1
-            return op.fwd(**inputs)
+    def forward(**inputs: Any) -> Any:
+        calls[0] += 1
+        return op.fwd(**inputs)
 
-        def backward(dout: Any, cache: Any) -> Any:
-            return op.bwd(dout, cache, wrt=("B", "alpha"))
+    def backward(dout: Any, cache: Any) -> Any:
+        return op.bwd(dout, cache, wrt=("B", "alpha"))
 
-        def once(given: dict[str, Any] = given) -> None:
-            y, cache = op.fwd(**given)
-            backward(np.ones_like(y), cache)
+    def once() -> None:
+        y, cache = op.fwd(**given)
+        backward(np.ones_like(y), cache)
 
-        trained = rank * rank + 1
-        for mode in ("directional", "full"):
-            if mode == "full" and trained > most_entries:
-                continue
+    lines = []
+    for mode in ("directional",) if trained > most_numbers else ("directional", "full"):
 
-            def checked(mode: str = mode, given: dict[str, Any] = given) -> None:
-                if not check(forward, backward, given, wrt=("B_RS", "alpha"), mode=mode).ok:
-                    raise AssertionError("a correct gradient failed its check")
+        def checked(mode: str = mode) -> None:
+            if not check(forward, backward, given, wrt=("B_RS", "alpha"), mode=mode).ok:
+                raise AssertionError("a correct gradient failed its check")
 
-            calls[0] = 0
-            checked()
-            made = calls[0]
-            times = interleaved({"check": checked, "once": once}, "once", seconds, rounds=(3, 20))
-            lines.append({"rank": rank, "numbers": trained, "mode": mode, "calls": made, **times["check"].summary()})
+        calls[0] = 0
+        checked()
+        made = calls[0]
+        times = interleaved({"check": checked, "once": once}, "once", seconds, rounds=(3, 20))
+        lines.append({"rank": rank, "numbers": trained, "mode": mode, "calls": made, **times["check"].summary()})
     return lines

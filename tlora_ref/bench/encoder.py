@@ -7,7 +7,7 @@ Checked by  tests/test_bench.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,26 +95,25 @@ def products(config: EncoderConfig) -> Callable[[], Any]:
     return call
 
 
-def measure(seconds: float = 6.0, widths: Sequence[int] = WIDTHS) -> list[dict[str, Any]]:
-    """One row a width: the step's time over torch's and over the products', and its memory over the closed form."""
+def measure(width: int, seconds: float) -> dict[str, Any]:
+    """One width: the step's time over torch's and over the products', and its memory over the closed form."""
     x, y = data()
-    lines = []
-    for width in widths:
-        config = encoder_config(width)
-        model = attach(init_encoder(config), ADAPTER)
-        hand, torch_step = step_by_hand(model, x, y), step_in_torch(model, x, y)
-        contestants = {HAND: hand, TORCH: torch_step, PRODUCTS: products(config)}
-        over_torch = interleaved(contestants, TORCH, seconds)
-        floor = np.array(over_torch[PRODUCTS].seconds)
-        own = np.array(over_torch[HAND].seconds)
-        _, cache = by_hand.encoder_fwd(model, x)
-        lines.append({
-            "width": width,
-            **{f"{key}_torch": value for key, value in over_torch[HAND].summary().items()},
-            "seconds_torch_itself": over_torch[TORCH].summary()["seconds"],
-            "ratio_products": float(np.median(own / floor)),
-            "kept_bytes": cached_bytes(cache, model.params.values()),
-            "closed_form_bytes": 4 * encoder_activations(config, ADAPTER, SEQUENCES, TIME),
-            "peak_bytes": peak_bytes(hand),
-        })  # fmt: skip
-    return lines
+    config = encoder_config(width)
+    model = attach(init_encoder(config), ADAPTER)
+    hand = step_by_hand(model, x, y)
+    contestants = {HAND: hand, TORCH: step_in_torch(model, x, y), PRODUCTS: products(config)}
+    times = interleaved(contestants, TORCH, seconds)
+    over_products = np.array(times[HAND].seconds) / np.array(times[PRODUCTS].seconds)
+    _, cache = by_hand.encoder_fwd(model, x)
+    return {
+        "width": width,
+        "seconds_by_hand": times[HAND].summary()["seconds"],
+        "seconds_torch": times[TORCH].summary()["seconds"],
+        "ratio_torch": times[HAND].summary()["ratio"],
+        "low_torch": times[HAND].summary()["low"],
+        "high_torch": times[HAND].summary()["high"],
+        "ratio_products": float(np.median(over_products)),
+        "kept_bytes": cached_bytes(cache, model.params.values()),
+        "closed_form_bytes": 4 * encoder_activations(config, ADAPTER, SEQUENCES, TIME),
+        "peak_bytes": peak_bytes(hand),
+    }

@@ -92,24 +92,18 @@ def recorded(call: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def measure(
-    device: str = "cuda", shape: Shape | None = None, seconds: float = 20.0, modes: tuple[str, ...] = MODES
-) -> list[dict[str, Any]]:
-    """One row per mode and kind: time over the floor's of the same mode, and the most that a step holds beyond the
-    model (CUDA alone). A mode that torch cannot run on this model gets one row with its reason. Raises InputError
-    without the device."""
+def measure(mode: str, seconds: float, device: str = "cuda", shape: Shape | None = None) -> list[dict[str, Any]]:
+    """One row per kind of model: time over the floor's, and the most that a step holds beyond the model (CUDA alone). A
+    mode that torch cannot run on this model gets one row with its reason. Raises InputError without the device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available to this PyTorch")
-    lines = []
-    for mode in modes:
-        try:
-            lines += _measure_mode(device, shape or Shape(), seconds, mode)
-        except RuntimeError as error:  # a graph that cannot be recorded, a compiler that is missing
-            lines.append({"mode": mode, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"})
-    return lines
+    try:
+        return _measure(mode, seconds, device, shape or Shape())
+    except RuntimeError as error:  # a graph that cannot be recorded, a compiler that is missing
+        return [{"mode": mode, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}]
 
 
-def _measure_mode(device: str, shape: Shape, seconds: float, mode: str) -> list[dict[str, Any]]:
+def _measure(mode: str, seconds: float, device: str, shape: Shape) -> list[dict[str, Any]]:
     cuda = device == "cuda"
     wait = torch.cuda.synchronize if cuda else (lambda: None)
     calls, peaks = {}, {}

@@ -10,7 +10,7 @@ bfloat16, the adapters as their libraries make them (float32), under autocast: h
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ..by_autograd.linear import TLoRALinear
 from ..config import AdapterConfig
 from ..counts import activations, backward_flops, forward_flops, textbook_activations
 from ..shapes import dtype_name
-from .candidates import CANDIDATES
+from .candidates import CANDIDATES, Candidate
 from .memory import kept_bytes
 from .timing import interleaved
 
@@ -87,7 +87,7 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], None]:
     return call
 
 
-def measure_layer(width: int, rows: int, rank: int, dtype: torch.dtype, seconds: float) -> list[dict[str, Any]]:
+def measure(width: int, rows: int, rank: int, dtype: torch.dtype, seconds: float) -> list[dict[str, Any]]:
     """One row per contestant: its time over the floor's, the bytes it keeps, the FLOPs over the floor's by formula."""
     layers = contestants(width, rank, dtype)
     x = torch.randn(8, rows // 8, width).to(dtype).requires_grad_()
@@ -100,8 +100,24 @@ def measure_layer(width: int, rows: int, rank: int, dtype: torch.dtype, seconds:
         lines.append({"width": width, "rows": rows, "rank": rank, "dtype": dtype_name(x), "layer": name,
                       **times[name].summary(), "kept_bytes": kept,
                       "closed_form_bytes": _closed_form(name, width, rows, rank, dtype),
+                      "update_share": update_share(layer, layers[FLOOR], x),
                       "flops_over_floor": _flops(name, width, rows, rank)})  # fmt: skip
     return lines
+
+
+@torch.no_grad()
+def update_share(layer: nn.Module, floor: nn.Module, x: Tensor) -> float | None:
+    """How much of a small update is left in a TLoRA layer's output: <y - y0, u> / <u, u> for the exact update u of a B
+    with entries of 1e-4 (||dW|| / ||W0|| about 3e-4), y0 the frozen layer's output. 1 where nothing is rounded away."""
+    if not isinstance(layer, (TLoRALinear, Candidate)):
+        return None
+    before = layer.B.clone()
+    layer.B.normal_(std=1e-4, generator=torch.Generator(layer.B.device).manual_seed(0))
+    exact = x.double() @ (layer.alpha * layer.A.double() @ layer.B.double() @ layer.C.double())
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+        found = layer(x).double() - floor(x).double()
+    layer.B.copy_(before)
+    return ((found * exact).sum() / (exact * exact).sum()).item()
 
 
 def _closed_form(name: str, width: int, rows: int, rank: int, dtype: torch.dtype) -> int | None:
@@ -122,11 +138,6 @@ def _flops(name: str, width: int, rows: int, rank: int) -> float | None:
     return (forward_flops(method, *size) + backward_flops(method, *size)) / (4 * rows * width * width)
 
 
-def measure(seconds: float = 6.0, sizes: Sequence[tuple[int, int, int]] = SIZES) -> list[dict[str, Any]]:
-    """Every contestant at every size, in float32 and bfloat16, about ``seconds`` a size and dtype."""
-    return [line for dtype in DTYPES for size in sizes for line in measure_layer(*size, dtype, seconds)]
-
-
 SWEEPS = {
     "rows": [(768, rows, 32) for rows in (64, 256, 1024, 4096)],
     "width": [(width, 1024, 32) for width in (64, 256, 768, 1536)],
@@ -134,14 +145,5 @@ SWEEPS = {
 }
 """How the overhead grows with one of N, d and r: (d, N, r)."""
 
-
-def measure_sweeps(seconds: float = 2.0) -> list[dict[str, Any]]:
-    """The same in float32 along each of ``SWEEPS``, for the floor, TLoRA and PEFT's LoRA."""
-    shown = (OURS, "LoRA, PEFT")
-    return [
-        {"over": over, **line}
-        for over, sizes in SWEEPS.items()
-        for size in sizes
-        for line in measure_layer(*size, torch.float32, seconds)
-        if line["layer"] in shown
-    ]
+SWEPT = (OURS, "LoRA, PEFT")
+"""The contestants of the sweeps."""

@@ -16,11 +16,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from ..shapes import InputError
 from .output import output_folder, size, table, write_json
-from .runs import one_thread, with_progress
+from .runs import run_all
 
 PARTS = ("layers", "encoder", "memory", "check", "gpu")
 
@@ -39,76 +41,105 @@ def run(args: argparse.Namespace) -> int:
 
     from ..bench.timing import environment
 
-    if args.part == "gpu" and not torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if args.part == "gpu" and not cuda:
         raise InputError("bench gpu needs a CUDA device, and this PyTorch sees none; the other parts need none")
-    folder, threads = output_folder(args.out), torch.get_num_threads()
-    chosen = PARTS if args.part == "all" else (args.part,)
-    report: dict[str, Any] = {"job": "bench", "quick": args.quick, **environment(threads=1)}
-    if torch.cuda.is_available():
-        report["device"] = torch.cuda.get_device_name()
-    elif "gpu" in chosen:
+    folder, chosen = output_folder(args.out), PARTS if args.part == "all" else (args.part,)
+    if not cuda and "gpu" in chosen:
         print("no CUDA device: the GPU part is left out, the rest is measured", file=sys.stderr)
         chosen = tuple(part for part in chosen if part != "gpu")
+    report: dict[str, Any] = {"job": "bench", "quick": args.quick, **environment(threads=1)}
+    report |= {"device": torch.cuda.get_device_name()} if cuda else {}
+    machine = json.dumps({key: value for key, value in report.items() if key != "date"})
+    store = folder / f"runs-{sha256(machine.encode()).hexdigest()[:12]}.jsonl"
+    tasks = [task for part in chosen for task in TASKS[part](args.quick)]
+    threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with one_thread():
-            for part, _ in with_progress([(p, None) for p in chosen], len(chosen), "bench"):
-                report[part] = MEASURE[part](args.quick)
+        found = run_all(measure, None, tasks, "bench", workers=1, store=store)
     finally:
         torch.set_num_threads(threads)
     for part in chosen:
-        FIGURES.get(part, lambda *_: None)(folder, report[part])
+        own = [result for task, result in zip(tasks, found, strict=True) if task[0] == part]
+        report[part] = [row for rows in own for row in rows]
+        FIGURES[part](folder, report[part])
     write_json(folder / "bench.json", report)
     if args.json:
         print(json.dumps(report, indent=1))
         return 0
     for part in chosen:
         print(f"{TITLES[part]}\n\n{TABLES[part](report[part])}\n")
-    print(
-        f"{report['processor']}, one thread of {report['cores']} cores, {report['date']}. "
-        f"Results and figures: {folder}/"
-    )
+    print(f"{report['processor']}, one thread of {report['cores']} cores, {report['date']}.")
+    print(f"Results and figures: {folder}/")
     return 0
 
 
 # --- what is measured ----------------------------------------------------------------------------
 
 
-def _layers(quick: bool) -> dict[str, Any]:
+def _layers(quick: bool) -> list[tuple[Any, ...]]:
     from ..bench import layers
 
-    if quick:
-        return {"sizes": layers.measure(0.5, layers.SIZES[:2]), "sweeps": layers.measure_sweeps(0.1)}
-    return {"sizes": layers.measure(12.0), "sweeps": layers.measure_sweeps(3.0)}
+    sizes = [("layers", "size", *size, kind, 0.5 if quick else 12.0)
+             for kind in ("float32", "bfloat16") for size in layers.SIZES[: 2 if quick else None]]  # fmt: skip
+    sweeps = [("layers", over, *size, "float32", 0.1 if quick else 3.0)
+              for over, swept in layers.SWEEPS.items() for size in swept]  # fmt: skip
+    return sizes + sweeps
 
 
-def _encoder(quick: bool) -> list[dict[str, Any]]:
+def _encoder(quick: bool) -> list[tuple[Any, ...]]:
     from ..bench import encoder
 
-    return encoder.measure(0.5, encoder.WIDTHS[:3]) if quick else encoder.measure(8.0)
+    return [("encoder", width, 0.5 if quick else 8.0) for width in encoder.WIDTHS[: 3 if quick else None]]
 
 
-def _memory(quick: bool) -> dict[str, Any]:
-    from ..bench import memory
-
-    return {"formula": memory.over_rank_and_model(), "measured": memory.measured(256 if quick else 1024)}
-
-
-def _check(quick: bool) -> list[dict[str, Any]]:
+def _check(quick: bool) -> list[tuple[Any, ...]]:
     from ..bench import check
 
-    return check.measure(0.2, check.SIZES[:3]) if quick else check.measure()
+    return [("check", rank, 0.2 if quick else 1.0) for rank in check.RANKS[: 3 if quick else None]]
 
 
-def _gpu(quick: bool) -> list[dict[str, Any]]:
+def _gpu(quick: bool) -> list[tuple[Any, ...]]:
     from ..bench import gpu
 
-    return gpu.measure(seconds=3.0 if quick else 20.0)
+    return [("gpu", mode, 3.0 if quick else 20.0) for mode in gpu.MODES]
 
 
-MEASURE: dict[str, Callable[[bool], Any]] = {
-    "layers": _layers, "encoder": _encoder, "memory": _memory, "check": _check, "gpu": _gpu,
+TASKS: dict[str, Callable[[bool], list[tuple[Any, ...]]]] = {
+    "layers": _layers, "encoder": _encoder, "check": _check, "gpu": _gpu,
+    "memory": lambda quick: [("memory", 256 if quick else 1024)],
 }  # fmt: skip
+"""What a part measures, one tuple a case."""
+
+
+def measure(_: None, task: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """The rows of one case."""
+    part, *case = task
+    if part == "layers":
+        import torch
+
+        from ..bench import layers
+
+        over, width, rows, rank, dtype, seconds = case
+        found = layers.measure(width, rows, rank, getattr(torch, dtype), seconds)
+        return [{"over": over, **row} for row in found if over == "size" or row["layer"] in layers.SWEPT]
+    if part == "encoder":
+        from ..bench import encoder
+
+        return [encoder.measure(*case)]
+    if part == "memory":
+        from ..bench import memory
+
+        return [{"kind": "formula", **row} for row in memory.over_rank_and_model()] + [
+            {"kind": "measured", **row} for row in memory.measured(*case)
+        ]
+    if part == "check":
+        from ..bench import check
+
+        return check.measure(*case)
+    from ..bench import gpu
+
+    return gpu.measure(*case)
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -122,20 +153,25 @@ TITLES = {
 }
 
 
-def layers_table(report: dict[str, Any]) -> str:
+def layers_table(rows: list[dict[str, Any]]) -> str:
     """A row per contestant and a column per size, in float32 and bfloat16."""
-    rows = report["sizes"]
+    rows = [r for r in rows if r["over"] == "size"]
     cases = list(dict.fromkeys((r["dtype"], r["width"], r["rows"], r["rank"]) for r in rows))
     short = {"float32": "f32", "bfloat16": "bf16"}
-    header = ["layer", *(f"{short[t]} {d}" for t, d, _, _ in cases), "kept at 1024"]
+    header = ["layer", *(f"{short[t]} {d}" for t, d, _, _ in cases), "kept", "update"]
     lines = []
     for layer in dict.fromkeys(r["layer"] for r in rows):
         found = {(r["dtype"], r["width"], r["rows"], r["rank"]): r for r in rows if r["layer"] == layer}
-        kept = found.get(("float32", 1024, 4096, 32))
-        lines.append([layer, *(f"{found[case]['ratio']:.2f}" for case in cases),
-                      f"{kept['kept_bytes'] / 1024:,.0f} KiB" if kept else ""])  # fmt: skip
+        kept = found[[case for case in cases if case[0] == "float32"][-1]]["kept_bytes"]
+        share = found[cases[-1]]["update_share"]
+        lines.append([layer, *(f"{found[case]['ratio']:.2f}" for case in cases), f"{kept / 2**20:.1f} MiB",
+                      "" if share is None else f"{share:.2f}"])  # fmt: skip
     sizes = "; ".join(dict.fromkeys(f"d = {d}: N = {n:,}, r = {r}" for _, d, n, r in cases))
-    return f"{table(header, lines)}\n{sizes}"
+    last = cases[-1][1]
+    return (
+        f"{table(header, lines)}\n{sizes}\n"
+        f"kept: for the backward at d = {last} in float32; update: what bfloat16 leaves of a small one at d = {last}"
+    )
 
 
 def encoder_table(rows: list[dict[str, Any]]) -> str:
@@ -148,13 +184,13 @@ def encoder_table(rows: list[dict[str, Any]]) -> str:
     ])  # fmt: skip
 
 
-def memory_table(report: dict[str, Any]) -> str:
+def memory_table(rows: list[dict[str, Any]]) -> str:
     """A row per model and method at rank 32."""
     header = ["model", "method", "adapter", "optimizer", "activations", "textbook order"]
     return table(header, [
         [r["model"], r["method"], size(r["adapter"]), size(r["optimizer"]), size(r["activations"]),
          size(r["textbook"]) if "textbook" in r else ""]
-        for r in report["formula"] if r["rank"] == 32
+        for r in rows if r["kind"] == "formula" and r["rank"] == 32
     ])  # fmt: skip
 
 
@@ -180,30 +216,21 @@ TABLES: dict[str, Callable[[Any], str]] = {
 }  # fmt: skip
 
 
-def _layer_figures(folder: Any, report: dict[str, Any]) -> None:
-    from ..bench import figures
+def _figure(
+    name: str, stem: str, kind: Callable[[dict[str, Any]], bool] = lambda row: True
+) -> Callable[[Path, Any], None]:
+    def draw(folder: Path, rows: list[dict[str, Any]]) -> None:
+        from ..bench import figures
 
-    figures.overhead(folder / "layers", report["sweeps"])
+        getattr(figures, name)(folder / stem, [row for row in rows if kind(row)])
 
-
-def _encoder_figure(folder: Any, rows: list[dict[str, Any]]) -> None:
-    from ..bench import figures
-
-    figures.encoder(folder / "encoder", rows)
-
-
-def _memory_figure(folder: Any, report: dict[str, Any]) -> None:
-    from ..bench import figures
-
-    figures.size_over_rank(folder / "memory", report["formula"])
+    return draw
 
 
-def _check_figure(folder: Any, rows: list[dict[str, Any]]) -> None:
-    from ..bench import figures
-
-    figures.check_cost(folder / "check", rows)
-
-
-FIGURES: dict[str, Callable[[Any, Any], None]] = {
-    "layers": _layer_figures, "encoder": _encoder_figure, "memory": _memory_figure, "check": _check_figure,
-}  # fmt: skip
+FIGURES: dict[str, Callable[[Path, Any], None]] = {
+    "layers": _figure("overhead", "layers", lambda row: row["over"] != "size"),
+    "encoder": _figure("encoder", "encoder"),
+    "memory": _figure("size_over_rank", "memory", lambda row: row["kind"] == "formula"),
+    "check": _figure("check_cost", "check"),
+    "gpu": lambda folder, rows: None,
+}
