@@ -73,7 +73,15 @@ def test_the_published_ratios_are_against_lora_of_the_same_rank():
     st.integers(1, 4),
     st.sets(st.sampled_from(MATRICES), min_size=1),
     st.booleans(),
-    st.sampled_from([{"features": 3}, {"vocab": 11}]),
+    st.sampled_from(
+        [
+            {"features": 3},
+            {"vocab": 11},
+            {"vocab": 11, "types": 2, "pooler": True},
+            {"vocab": 11, "pad_id": 1},
+            {"vocab": 11, "types": 2, "first": 1},
+        ]
+    ),
 )
 def test_closed_forms_equal_the_arrays_held(method, rank, targets, head, kind):
     config = EncoderConfig(width=6, heads=3, hidden=5, layers=3, time=4, classes=3, **kind)

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from tlora_ref import AdapterConfig, EncoderConfig, InputError, ShapeError, attach, detach, init_encoder
 from tlora_ref.by_hand import encoder as encoder_module
-from tlora_ref.by_hand import encoder_bwd, encoder_fwd, family, loss_and_grads, merge
+from tlora_ref.by_hand import encoder_bwd, encoder_fwd, family, hidden_states, loss_and_grads, merge
 from tlora_ref.by_hand.ops import cross_entropy_fwd
+from tlora_ref.counts import encoder_size
 from tlora_ref.gradcheck import complex_step_gradient
 from tlora_ref.loop import dropout_masks
-from tlora_ref.model import Model, adapter_arguments, encoder_shapes, unmerge
+from tlora_ref.model import Model, adapter_arguments, encoder_shapes, padded_positions, unmerge, upper_layers
 from tlora_ref.registry import MATRICES, METHODS
 
 
@@ -48,19 +49,19 @@ def constant_norms(model):
         yield
 
 
-def assert_gradients_agree(model, inputs, labels, mask, keep=None):
+def assert_gradients_agree(model, inputs, labels, mask, keep=None, types=None):
     with constant_norms(model):
-        _assert_gradients_agree(model, inputs, labels, mask, keep)
+        _assert_gradients_agree(model, inputs, labels, mask, keep, types)
 
 
-def _assert_gradients_agree(model, inputs, labels, mask, keep):
-    _, grads, _ = loss_and_grads(model, inputs, labels, mask, keep)
+def _assert_gradients_agree(model, inputs, labels, mask, keep, types):
+    _, grads, _ = loss_and_grads(model, inputs, labels, mask, keep, types)
     assert set(grads) == set(model.trained)
     largest = max(np.abs(g).max() for g in grads.values())
     for name in sorted(model.trained):
 
         def loss(array, name=name):
-            logits, _ = encoder_fwd(model.with_params({name: array}), inputs, mask, keep)
+            logits, _ = encoder_fwd(model.with_params({name: array}), inputs, mask, keep, types)
             return cross_entropy_fwd(logits, labels)[0]
 
         expected = complex_step_gradient(loss, model.params[name])
@@ -75,6 +76,70 @@ def _assert_gradients_agree(model, inputs, labels, mask, keep):
 )
 def test_every_gradient_of_a_fully_trained_encoder(changes):
     assert_gradients_agree(*tiny(**changes))
+
+
+BERT = {"features": None, "vocab": 7, "pool": "first", "pooler": True, "types": 3}
+ROBERTA = {**BERT, "types": 1, "pad_id": 2}
+TYPES = np.array([[0, 0, 2, 1], [2, 0, 1, 1], [1, 1, 0, 2]])
+
+
+@pytest.mark.parametrize("adapter", [None, AdapterConfig(rank=2)], ids=["full", "tlora"])
+@pytest.mark.parametrize("changes", [BERT, ROBERTA, {**BERT, "pool": "mean", "pooler": False}], ids=str)
+def test_every_gradient_of_an_encoder_like_a_published_one(changes, adapter):
+    model, inputs, labels, mask = tiny(3, adapter, ("pooler.W", "type.W") if adapter and "pad_id" in changes else (),
+                                       **changes)  # fmt: skip
+    inputs[1, 1] = 2
+    assert_gradients_agree(model, inputs, labels, mask, types=TYPES % model.config.types)
+
+
+@pytest.mark.parametrize("name", sorted(encoder_shapes(EncoderConfig(**{**ROBERTA, "layers": 1}))))
+def test_any_single_array_of_a_published_encoder_can_be_trained_alone(name):
+    model, inputs, labels, mask = tiny(**{**ROBERTA, "layers": 1})
+    everything = loss_and_grads(model, inputs, labels, mask)[1]
+    alone = loss_and_grads(model.training([name]), inputs, labels, mask)[1]
+    assert list(alone) == [name]
+    np.testing.assert_array_equal(alone[name], everything[name])
+
+
+def test_token_types_are_zero_unless_given():
+    model, inputs, _, mask = tiny(**BERT)
+    logits = encoder_fwd(model, inputs, mask)[0]
+    np.testing.assert_array_equal(logits, encoder_fwd(model, inputs, mask, types_NT=np.zeros((3, 4), dtype=int))[0])
+    assert np.abs(logits - encoder_fwd(model, inputs, mask, types_NT=TYPES)[0]).min() > 1e-3
+
+
+def test_padded_positions_are_robertas():
+    """fairseq's rule, by its own example: padding 1, three sequences of different lengths."""
+    ids = np.array([[0, 5, 6, 2], [0, 5, 2, 1], [1, 1, 0, 2]])
+    np.testing.assert_array_equal(padded_positions(ids, 1), [[2, 3, 4, 5], [2, 3, 4, 1], [1, 1, 2, 3]])
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("kind", [{}, BERT, ROBERTA], ids=["features", "bert", "roberta"])
+def test_upper_layers_on_hidden_states_are_the_whole_model(kind, first):
+    """Logits, loss and every gradient, and the numbers that are held; arrays are shared, not copied."""
+    base, inputs, labels, mask = tiny(layers=3, **kind)
+    types = TYPES % base.config.types if base.config.types else None
+    adapter = AdapterConfig(rank=2, layers=tuple(range(first, 3)), seed=5)
+    trained = [f"layers.{first}.query.B", "layers.2.value.alpha", "head.W"]
+    x_NTD = hidden_states(base, inputs, mask, types, layer=first) if first else inputs
+    upper = upper_layers(base.training(["embed.W", "head.b"]), first)
+    assert upper.trained == ({"head.b"} if first else {"embed.W", "head.b"})
+    assert all(upper.params[name] is base.params[name] for name in upper.params)
+    assert encoder_size(upper.config) == sum(a.size for a in upper.params.values())
+    noise = np.random.default_rng(1).standard_normal((2, 2))
+    found = []
+    for model, x, x_types in ((base, inputs, types), (upper, x_NTD, None if first else types)):
+        model = attach(model, adapter).with_params({trained[0]: noise, trained[1]: np.array(1.7)}).training(trained)
+        found.append(loss_and_grads(model, x, labels, mask, types_NT=x_types))
+    (loss, grads, logits), (upper_loss, upper_grads, upper_logits) = found
+    np.testing.assert_array_equal(upper_logits, logits)
+    assert upper_loss == loss
+    assert set(upper_grads) == set(trained)
+    for name in trained:
+        np.testing.assert_array_equal(upper_grads[name], grads[name])
+    np.testing.assert_array_equal(hidden_states(upper, x_NTD, mask, None if first else types),
+                                  hidden_states(base, inputs, mask, types))  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -191,6 +256,12 @@ def test_padding_does_not_reach_the_logits():
         (lambda m, x, k: encoder_fwd(m, np.ones((1, 5, 3))), "T must be 1 to 4"),
         (lambda m, x, k: encoder_fwd(m, x, k[:2]), r"mask has shape \(2, 4\)"),
         (lambda m, x, k: encoder_fwd(m, x, k.astype(int)), "dtype int64"),
+        (lambda m, x, k: encoder_fwd(m, x, types_NT=TYPES), "token types are given, expected None"),
+        (lambda m, x, k: hidden_states(m, x, layer=2), "layer 2 does not exist, the encoder has layers 0 to 1"),
+        (lambda m, x, k: upper_layers(m, 2), "layer 2 does not exist, the encoder has layers 0 to 1"),
+        (lambda m, x, k: upper_layers(upper_layers(m, 1), 0), "layer 0 does not exist, the encoder has layers 1 to 1"),
+        (lambda m, x, k: upper_layers(attach(m, AdapterConfig(rank=1)), 1), "take its upper layers before attaching"),
+        (lambda m, x, k: encoder_fwd(upper_layers(m, 1), x), r"shape \(3, 4, 3\), expected \(N, T, 6\)"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -205,6 +276,11 @@ def test_ids_outside_the_vocabulary_are_named():
         encoder_fwd(model, np.array([[0, 7]]))
     with pytest.raises(ShapeError, match=r"expected \(N, T\)"):
         encoder_fwd(model, inputs[0])
+    model, inputs, _, _ = tiny(**BERT)
+    with pytest.raises(InputError, match="token types has values from 0 to 3, expected 0 to 2"):
+        encoder_fwd(model, inputs, types_NT=TYPES + (TYPES == 2))
+    with pytest.raises(ShapeError, match=r"token types have shape \(2, 4\), expected \(3, 4\)"):
+        encoder_fwd(model, inputs, types_NT=TYPES[:2])
 
 
 def test_a_model_is_not_an_adapter_without_its_arrays():

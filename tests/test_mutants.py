@@ -148,7 +148,7 @@ def test_bugs_of_the_encoder_differ(m):
         close = all(np.abs(others[k] - g).max() <= 1e-12 * largest for k, g in grads.items())
         seen.append(not close or any((inputs[k] != v).any() for k, v in right.inputs.items()))
         tokens = right.x if right.x.ndim == 2 else right.x[..., 0]
-        arguments = {"tokens_NT": tokens, "mask_NT": right.mask, **right.inputs}
+        arguments = {"tokens_NT": tokens, "mask_NT": right.mask, "pad_id": right.model.config.pad_id, **right.inputs}
         assert seen[-1] == (m.shows(arguments) and not m.equivalent)
     assert any(seen) != m.equivalent
 

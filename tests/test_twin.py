@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Case, cases, draw_case, sizes
-from test_encoder import tiny
+from test_encoder import BERT, ROBERTA, TYPES, tiny
 
-from tlora_ref import AdapterConfig, InputError, ShapeError, TrainConfig, by_autograd, by_hand
+from tlora_ref import AdapterConfig, InputError, ShapeError, TrainConfig, attach, by_autograd, by_hand
 from tlora_ref.by_autograd import to_numpy, to_torch
 from tlora_ref.by_autograd.encoder import delta_w as torch_delta_w
 from tlora_ref.by_autograd.train import adamw
@@ -20,6 +20,7 @@ from tlora_ref.by_autograd.train import clip_gradients as torch_clip_gradients
 from tlora_ref.by_hand.encoder import delta_w
 from tlora_ref.by_hand.train import adamw_init, adamw_step, clip_gradients
 from tlora_ref.loop import NonFiniteError, dropout_masks
+from tlora_ref.model import upper_layers
 from tlora_ref.registry import MATRICES, METHODS, OPS
 
 BOUNDS = {torch.float64: (1e-12, 1e-13), torch.float32: (4e-6, 4e-6), torch.bfloat16: (0.125, 0.125)}
@@ -201,12 +202,12 @@ def test_bad_input_is_named(name, args, message):
 # --- whole models --------------------------------------------------------------------------------
 
 
-def assert_models_agree(model, inputs, labels, mask, keep, device):
-    loss, grads, logits = by_hand.loss_and_grads(model, inputs, labels, mask, keep)
+def assert_models_agree(model, inputs, labels, mask, keep, device, types=None):
+    loss, grads, logits = by_hand.loss_and_grads(model, inputs, labels, mask, keep, types)
     twin = to_torch(model, device)
     assert {name for name, p in twin.params.items() if p.requires_grad} == model.trained
     assert all(p.is_leaf for p in twin.params.values())
-    found_loss, found, found_logits = by_autograd.loss_and_grads(twin, inputs, labels, mask, keep)
+    found_loss, found, found_logits = by_autograd.loss_and_grads(twin, inputs, labels, mask, keep, types)
     assert_close(found_logits, logits, 0.0, FLOAT64, "logits")
     assert_close(found_loss, loss, 0.0, FLOAT64, "loss")
     assert set(found) == set(grads) == model.trained
@@ -243,6 +244,24 @@ def test_logits_loss_and_every_gradient_of_a_model_agree(
     model, inputs, labels, mask = tiny(seed, adapter, also, pool=pool, causal=causal, eps=eps, **kind)
     keep = dropout_masks(model, np.random.default_rng(seed), (3, 4))
     assert_models_agree(model, inputs, labels, mask if masked else None, keep, device)
+
+
+@every_device
+@pytest.mark.parametrize("kind", [BERT, ROBERTA], ids=["bert", "roberta"])
+@pytest.mark.parametrize("adapter", [None, AdapterConfig(rank=2, dropout=0.25)], ids=["full", "tlora"])
+def test_encoders_like_published_ones_agree(kind, adapter, device):
+    model, inputs, labels, mask = tiny(1, adapter, **kind)
+    types = TYPES % model.config.types
+    keep = dropout_masks(model, np.random.default_rng(1), (3, 4))
+    assert_models_agree(model, inputs, labels, mask, keep, device, types)
+    assert_models_agree(model, inputs, labels, mask, keep, device)
+    for layer in (None, 0, 1):
+        found = by_autograd.hidden_states(to_torch(model, device), inputs, mask, types, layer)
+        assert_close(found, by_hand.hidden_states(model, inputs, mask, types, layer), 0.0, FLOAT64, "hidden states")
+    base = tiny(1, **kind)[0]
+    upper = attach(upper_layers(base, 1), AdapterConfig(rank=2))
+    x_NTD = by_hand.hidden_states(base, inputs, mask, types, 1)
+    assert_models_agree(upper, x_NTD, labels, mask, {}, device)
 
 
 def test_dropout_masks_reach_the_twin():

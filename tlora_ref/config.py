@@ -35,7 +35,11 @@ def _positive(**values: object) -> None:
 @dataclass(frozen=True)
 class EncoderConfig:
     """A post-LayerNorm encoder as in BERT: exactly one of ``features`` (continuous tokens of that width,
-    projected) and ``vocab`` (token ids, embedded) is given."""
+    projected) and ``vocab`` (token ids, embedded) is given.
+
+    With ``first`` above 0 only the layers from there on are held, and the inputs are the hidden states (N, T, D)
+    that layer ``first`` reads: what lies below is frozen and has been computed (model.py, ``upper_layers``).
+    """
 
     width: int = 32  # D
     layers: int = 2  # L
@@ -48,6 +52,10 @@ class EncoderConfig:
     pool: str = "mean"  # or "first"
     causal: bool = False
     eps: float = 1e-5  # of LayerNorm
+    types: int = 0  # token types (BERT's segments), 0: none
+    pad_id: int | None = None  # RoBERTa's positions: counted over the ids other than this one, from pad_id + 1 on
+    pooler: bool = False  # a matrix and a tanh between the pooling and the head
+    first: int = 0  # the lowest layer that is held
 
     def __post_init__(self) -> None:
         _positive(width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
@@ -58,6 +66,19 @@ class EncoderConfig:
         _positive(**{given[0]: getattr(self, given[0])})
         _require(self.pool in ("mean", "first"), "pool", self.pool, "'mean' or 'first'")
         _require(self.eps > 0, "eps", self.eps, "a positive number")
+        _require(_whole(self.types) and self.types >= 0, "types", self.types, "a whole number, at least 0")
+        _require(
+            self.pad_id is None or (self.vocab is not None and _whole(self.pad_id) and 0 <= self.pad_id < self.vocab),
+            "pad_id",
+            self.pad_id,
+            "None or one of the vocabulary's ids",
+        )
+        _require(_whole(self.first) and 0 <= self.first < self.layers, "first", self.first, f"0 to {self.layers - 1}")
+
+    @property
+    def positions(self) -> int:
+        """Rows of the table of positions: RoBERTa's has pad_id unused ones and one for padding before the first."""
+        return self.time if self.pad_id is None else self.pad_id + 1 + self.time
 
 
 @dataclass(frozen=True)

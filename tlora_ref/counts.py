@@ -160,11 +160,13 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def encoder_size(config: EncoderConfig) -> int:
-    """V D or (I + 1) D embedding + T D positions + 2 D + L (4 D (D + 1) + 2 D F + F + D + 4 D) + head, all arrays."""
-    D, F, L = config.width, config.hidden, config.layers
-    embed = config.vocab * D if config.vocab else (config.features + 1) * D
+    """V D or (I + 1) D embedding + T D positions + token types + 2 D + L (4 D (D + 1) + 2 D F + F + D + 4 D)
+    + D (D + 1) pooler + head, all arrays."""
+    D, F, L = config.width, config.hidden, config.layers - config.first
+    tokens = config.vocab * D if config.vocab else (config.features + 1) * D
+    embed = 0 if config.first else tokens + (config.positions + config.types + 2) * D
     layer = 4 * D * (D + 1) + 2 * D * F + F + D + 4 * D
-    return embed + config.time * D + 2 * D + L * layer + (D + 1) * config.classes
+    return embed + L * layer + config.pooler * D * (D + 1) + (D + 1) * config.classes
 
 
 def count(config: EncoderConfig, adapter: AdapterConfig | None, train_also: Iterable[str] = ()) -> Counts:

@@ -139,7 +139,8 @@ def shared_arrays(matrices: Mapping[str, tuple[int, int]], adapter: AdapterConfi
 
 
 def init_encoder(config: EncoderConfig, seed: int = 0, dtype: type = np.float32) -> Model:
-    """A fresh encoder, all of it trained: weights N(0, 1 / fan_in), positions N(0, 0.02^2), biases 0, gamma 1."""
+    """A fresh encoder, all of it trained: weights N(0, 1 / fan_in), embeddings of ids, positions and token
+    types N(0, 0.02^2), biases 0, gamma 1."""
     params = {}
     for name, shape in encoder_shapes(config).items():
         local = name.rpartition(".")[2]
@@ -148,7 +149,7 @@ def init_encoder(config: EncoderConfig, seed: int = 0, dtype: type = np.float32)
         elif local in ("b", "beta"):
             array = np.zeros(shape)
         else:
-            embeds = name == "position.W" or (name == "embed.W" and config.vocab is not None)
+            embeds = name in ("position.W", "type.W") or (name == "embed.W" and config.vocab is not None)
             array = normal(seed, name, shape, 0.02 if embeds else 1 / sqrt(shape[0]))
         params[name] = array.astype(dtype)
     return Model(config, params, trained=frozenset(params))

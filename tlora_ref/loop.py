@@ -74,9 +74,11 @@ def dropout_masks(model: Model, rng: np.random.Generator, lead: tuple[int, ...])
 # --- what has to hold ----------------------------------------------------------------------------
 
 
-def check_data(model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None) -> None:
+def check_data(
+    model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, types_NT: Array | None = None
+) -> None:
     """Raise InputError unless the data fit the model: shapes, finite numbers, labels among the classes."""
-    check_inputs(model, inputs, mask_NT)
+    check_inputs(model, inputs, mask_NT, types_NT)
     if labels_N.shape != inputs.shape[:1] or len(labels_N) == 0:
         raise ShapeError(f"labels have shape {labels_N.shape}, inputs {inputs.shape}: expected one label a row")
     check_ids("labels", labels_N, model.config.classes)

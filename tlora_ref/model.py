@@ -1,8 +1,8 @@
 """A model is its arrays by name, and an explicit set of the names that are trained.
 
-Names       embed.W embed.b position.W embed_norm.gamma embed_norm.beta
+Names       embed.W embed.b position.W type.W embed_norm.gamma embed_norm.beta
             layers.0.query.W layers.0.query.b ... layers.0.attn_norm.gamma ... layers.0.ffn_norm.beta
-            head.W head.b;  an adapter's arrays stand beside the W they adapt: layers.0.query.B
+            pooler.W pooler.b head.W head.b;  an adapter's arrays stand beside the W they adapt: layers.0.query.B
 Twin        none: both rooms use this class, by_hand with NumPy arrays, by_autograd with tensors.
 Checked by  tests/test_encoder.py, tests/test_counts.py.
 """
@@ -66,8 +66,9 @@ class Model:
 
     @cached_property
     def lowest(self) -> int:
-        """The lowest layer with anything to train; -1 for the embeddings, L for the head or nothing at all."""
-        depth = {"layers": lambda name: int(name.split(".")[1]), "head": lambda _: self.config.layers}
+        """The lowest layer with anything to train; -1 for the embeddings, L for pooler, head or nothing at all."""
+        depth = {"layers": lambda name: int(name.split(".")[1])}
+        depth |= dict.fromkeys(("pooler", "head"), lambda _: self.config.layers)
         return min(
             (depth.get(name.split(".")[0], lambda _: -1)(name) for name in self.trained),
             default=self.config.layers,
@@ -92,21 +93,29 @@ def encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """Every base array's shape by name, in the order the forward meets them."""
     D = config.width
     norm = {"gamma": (D,), "beta": (D,)}
-    embed = {"W": (config.vocab, D)} if config.vocab else {"W": (config.features, D), "b": (D,)}
-    modules: dict[str, dict[str, tuple[int, ...]]] = {
-        "embed": embed,
-        "position": {"W": (config.time, D)},
-        "embed_norm": norm,
-    }
-    for layer in range(config.layers):
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    if config.first == 0:
+        modules["embed"] = {"W": (config.vocab, D)} if config.vocab else {"W": (config.features, D), "b": (D,)}
+        modules["position"] = {"W": (config.positions, D)}
+        modules |= {"type": {"W": (config.types, D)}} if config.types else {}
+        modules["embed_norm"] = norm
+    for layer in range(config.first, config.layers):
         for target in MATRICES:
             I, O = matrix_shape(config, target)
             modules[f"layers.{layer}.{target}"] = {"W": (I, O), "b": (O,)}
             if target == "output":
                 modules[f"layers.{layer}.attn_norm"] = norm
         modules[f"layers.{layer}.ffn_norm"] = norm
+    if config.pooler:
+        modules["pooler"] = {"W": (D, D), "b": (D,)}
     modules["head"] = {"W": (D, config.classes), "b": (config.classes,)}
     return {f"{module}.{name}": shape for module, arrays in modules.items() for name, shape in arrays.items()}
+
+
+def check_layer(config: EncoderConfig, layer: int) -> None:
+    """Raise InputError unless the encoder holds that layer."""
+    if layer not in range(config.first, config.layers):
+        raise InputError(f"layer {layer} does not exist, the encoder has layers {config.first} to {config.layers - 1}")
 
 
 def adapted_matrices(config: EncoderConfig, adapter: AdapterConfig) -> dict[str, tuple[int, int]]:
@@ -118,10 +127,9 @@ def adapted_matrices(config: EncoderConfig, adapter: AdapterConfig) -> dict[str,
     unknown = [t for t in adapter.targets if t not in places]
     if unknown:
         raise InputError(f"unknown target {unknown[0]!r} for {adapter.method}, expected some of {', '.join(places)}")
-    layers = range(config.layers) if adapter.layers is None else adapter.layers
-    outside = [layer for layer in layers if layer not in range(config.layers)]
-    if outside:
-        raise InputError(f"layer {outside[0]} does not exist, the encoder has layers 0 to {config.layers - 1}")
+    layers = range(config.first, config.layers) if adapter.layers is None else adapter.layers
+    for layer in layers:
+        check_layer(config, layer)
     matrices = {f"layers.{layer}.{t}": matrix_shape(config, t) for layer in layers for t in adapter.targets}
     for name, shape in matrices.items():
         if adapter.rank > min(shape):
@@ -159,17 +167,48 @@ def unmerge(model: Model) -> Model:
     return replace(model.with_params(originals), merged={})
 
 
-def check_inputs(model: Model, inputs: Any, mask_NT: Any | None) -> None:
-    """Raise InputError or ShapeError unless ``inputs`` (N, T) ids or (N, T, I) numbers fit the encoder."""
+def upper_layers(model: Model, first: int) -> Model:
+    """The layers from ``first`` on, and what stands above them: a model of the same arrays under the same names
+    whose inputs are the hidden states (N, T, D) that layer reads. An adapter file of it fits the whole model.
+
+    Raises InputError if the layer does not exist, or if the model has an adapter: attach to what is returned.
+    """
+    if model.adapter is not None:
+        raise InputError(f"the model has a {model.adapter.method} adapter; take its upper layers before attaching")
+    check_layer(model.config, first)
+    config = replace(model.config, first=first)
+    held = encoder_shapes(config)
+    return Model(config, {name: model.params[name] for name in held}, model.trained & held.keys())
+
+
+def padded_positions(ids_NT: Any, pad_id: int) -> Any:
+    """RoBERTa's row of the position table for each token (N, T), of arrays and tensors alike: pad_id for padding,
+    pad_id + 1, pad_id + 2, ... for the others (fairseq's make_positions)."""
+    real_NT = ids_NT != pad_id
+    return real_NT.cumsum(1) * real_NT + pad_id
+
+
+def check_inputs(model: Model, inputs: Any, mask_NT: Any | None, types_NT: Any | None = None) -> None:
+    """Raise InputError or ShapeError unless ``inputs`` (N, T) ids or (N, T, I) numbers fit the encoder, and a mask
+    and token types fit them."""
     config, shape = model.config, tuple(inputs.shape)
-    expected = "(N, T)" if config.vocab else f"(N, T, {config.features})"
-    axes_fit = len(shape) == 2 if config.vocab else len(shape) == 3 and shape[2] == config.features
+    ids = config.vocab is not None and config.first == 0
+    width = config.width if config.first else config.features
+    expected = "(N, T)" if ids else f"(N, T, {width})"
+    axes_fit = len(shape) == 2 if ids else len(shape) == 3 and shape[2] == width
     if not axes_fit:
         raise ShapeError(f"encoder: inputs have shape {shape}, expected {expected}")
     if not 1 <= shape[1] <= config.time:
         raise ShapeError(f"encoder: inputs have shape {shape}, T must be 1 to {config.time}")
-    if config.vocab:
+    if ids:
         check_ids("encoder: inputs", inputs, config.vocab)
+    if types_NT is not None:
+        types = 0 if config.first else config.types
+        if types == 0:
+            raise InputError("encoder: token types are given, expected None: the encoder has none")
+        check_ids("encoder: token types", types_NT, types)
+        if tuple(types_NT.shape) != shape[:2]:
+            raise ShapeError(f"encoder: token types have shape {tuple(types_NT.shape)}, expected {shape[:2]}")
     if mask_NT is not None and (tuple(mask_NT.shape) != shape[:2] or dtype_name(mask_NT) != "bool"):
         raise ShapeError(
             f"encoder: mask has shape {tuple(mask_NT.shape)} and dtype {dtype_name(mask_NT)}, "

@@ -202,6 +202,7 @@ OPS = {
         Op("frozen_linear", "ops", "x_NI W0_IO b_O?", "x", "NO", exact=True),
         Op("layer_norm", "ops", "x_ND gamma_D beta_D", "x gamma beta", "ND"),
         Op("gelu", "ops", "x_NF", "x", "NF"),
+        Op("tanh", "ops", "x_NF", "x", "NF"),
         Op("softmax", "ops", "x_NV mask_NV?", "x", "NV"),
         Op(
             "attention",

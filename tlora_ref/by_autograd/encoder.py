@@ -1,9 +1,9 @@
 """A post-LayerNorm transformer encoder in PyTorch, the ops composed; the backward is autograd's.
 
-Equation    e = LN(embed(input) + position)
+Equation    e = LN(embed(input) + position + type)
             per layer:  h = LN(x + output(attention(query(x), key(x), value(x))))
                         y = LN(h + ffn_out(gelu(ffn_in(h))))
-            logits = head(pool(y))                                    (BERT, arXiv 1810.04805, without dropout)
+            logits = head(pool(y)), or head(tanh(pooler(pool(y))))    (BERT, arXiv 1810.04805, without dropout)
 Twin        by_hand/encoder.py.
 Checked by  tests/test_twin.py: logits, loss and every gradient equal to the ones by hand.
 
@@ -21,10 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model import Model, adapter_arguments, check_inputs
+from ..model import Model, adapter_arguments, check_inputs, check_layer, padded_positions
 from ..registry import METHODS, OPS
 from ..shapes import InputError
-from .ops import attention, cross_entropy, embedding, first_token, frozen_linear, gelu, layer_norm, linear, mean_pool
+from .ops import (
+    attention,
+    cross_entropy,
+    embedding,
+    first_token,
+    frozen_linear,
+    gelu,
+    layer_norm,
+    linear,
+    mean_pool,
+    tanh,
+)
 
 Keep = Mapping[str, Any]
 """Dropout masks by matrix name, each already divided by (1 - p)."""
@@ -135,35 +146,83 @@ def layer(model: Model, at: str, x_NTD: Tensor, mask_NT: Tensor | None, keep: Ke
 # --- the whole encoder ---------------------------------------------------------------------------
 
 
-def encoder(model: Model, inputs: Any, mask_NT: Any | None = None, keep: Keep | None = None) -> Tensor:
-    """Logits (N, V).  inputs: token ids (N, T), or continuous tokens (N, T, I); mask (N, T), True where a
-    token is real; keep: dropout masks by matrix name, None for evaluation. NumPy arrays, or tensors on any
-    device: they are moved to the model's. Raises InputError, ShapeError."""
+def embed(model: Model, inputs: Tensor, types_NT: Tensor | None) -> Tensor:
+    """What layer 0 reads (N, T, D), of token ids (N, T) or continuous tokens (N, T, I)."""
     config, p = model.config, model.params
-    like = p["head.W"]
-    inputs = to_tensor(inputs, like)
-    mask_NT = None if mask_NT is None else to_tensor(mask_NT, like)
-    keep = {name: to_tensor(mask, like) for name, mask in (keep or {}).items()}
-    check_inputs(model, inputs, mask_NT)
-    # e = LN(embed(input) + position)
+    # e = LN(embed(input) + position + type)
     e_NTD = embedding(inputs, p["embed.W"]) if config.vocab else linear(inputs, p["embed.W"], p["embed.b"])
-    x_NTD = norm(model, "embed_norm", e_NTD + p["position.W"][: inputs.shape[1]])
-    for number in range(config.layers):
+    if config.pad_id is None:
+        e_NTD = e_NTD + p["position.W"][: inputs.shape[1]]
+    else:
+        e_NTD = e_NTD + embedding(padded_positions(inputs, config.pad_id), p["position.W"])
+    if config.types:
+        types_NT = inputs.new_zeros(inputs.shape[:2], dtype=torch.int64) if types_NT is None else types_NT
+        e_NTD = e_NTD + embedding(types_NT, p["type.W"])
+    return norm(model, "embed_norm", e_NTD)
+
+
+@torch.no_grad()
+def hidden_states(
+    model: Model, inputs: Any, mask_NT: Any | None = None, types_NT: Any | None = None, layer: int | None = None
+) -> Tensor:
+    """What ``layer`` reads (N, T, D), without dropout; None: what the last layer gives. Raises InputError."""
+    inputs, mask_NT, types_NT = (_moved(a, model) for a in (inputs, mask_NT, types_NT))
+    check_inputs(model, inputs, mask_NT, types_NT)
+    if layer is not None:
+        check_layer(model.config, layer)
+    return _layers(model, inputs, mask_NT, types_NT, {}, layer)
+
+
+def _moved(array: Any | None, model: Model) -> Tensor | None:
+    return None if array is None else to_tensor(array, model.params["head.W"])
+
+
+def _layers(
+    model: Model, inputs: Tensor, mask_NT: Tensor | None, types_NT: Tensor | None, keep: Keep, top: int | None = None
+) -> Tensor:
+    """The hidden states (N, T, D) below layer ``top``, None: behind the last."""
+    x_NTD = inputs if model.config.first else embed(model, inputs, types_NT)
+    for number in range(model.config.first, model.config.layers if top is None else top):
         x_NTD = layer(model, f"layers.{number}", x_NTD, mask_NT, keep)
-    # logits = head(pool(x))
-    pooled_ND = mean_pool(x_NTD, mask_NT) if config.pool == "mean" else first_token(x_NTD)
-    return project(model, "head", pooled_ND, keep)
+    return x_NTD
+
+
+def encoder(
+    model: Model,
+    inputs: Any,
+    mask_NT: Any | None = None,
+    keep: Keep | None = None,
+    types_NT: Any | None = None,
+) -> Tensor:
+    """Logits (N, V).  inputs: token ids (N, T), or continuous tokens (N, T, I), or the hidden states (N, T, D) that
+    the lowest layer held reads; mask (N, T), True where a token is real; keep: dropout masks by matrix name, None
+    for evaluation; token types (N, T), None: all zero. NumPy arrays, or tensors on any device: they are moved to
+    the model's. Raises InputError, ShapeError."""
+    inputs, mask_NT, types_NT = (_moved(a, model) for a in (inputs, mask_NT, types_NT))
+    keep = {name: _moved(mask, model) for name, mask in (keep or {}).items()}
+    check_inputs(model, inputs, mask_NT, types_NT)
+    x_NTD = _layers(model, inputs, mask_NT, types_NT, keep)
+    # z = pool(x), or tanh(pooler(pool(x)));   logits = head(z)
+    z_ND = mean_pool(x_NTD, mask_NT) if model.config.pool == "mean" else first_token(x_NTD)
+    if model.config.pooler:
+        z_ND = tanh(project(model, "pooler", z_ND, keep))
+    return project(model, "head", z_ND, keep)
 
 
 def loss_and_grads(
-    model: Model, inputs: Any, labels_N: Any, mask_NT: Any | None = None, keep: Keep | None = None
+    model: Model,
+    inputs: Any,
+    labels_N: Any,
+    mask_NT: Any | None = None,
+    keep: Keep | None = None,
+    types_NT: Any | None = None,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The mean cross-entropy of a batch, the gradient of every trained array, and the logits (N, V).
 
     Raises InputError for a trained array that the loss does not depend on, such as a merged adapter's.
     """
     model = leaves(model)
-    logits_NV = encoder(model, inputs, mask_NT, keep)
+    logits_NV = encoder(model, inputs, mask_NT, keep, types_NT)
     loss = cross_entropy(logits_NV, to_tensor(labels_N, logits_NV))
     trained = {name: model.params[name] for name in sorted(model.trained)}
     found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()

@@ -57,6 +57,15 @@ def gelu(x_NF: Tensor) -> Tensor:
     return x_NF * (0.5 * torch.erfc(x_NF * (-1 / sqrt(2))))
 
 
+# --- tanh ----------------------------------------------------------------------------------------
+
+
+def tanh(x_NF: Tensor) -> Tensor:
+    """y = tanh(x), elementwise on any shape."""
+    bind("tanh", x_NF=x_NF)
+    return torch.tanh(x_NF)
+
+
 # --- softmax -------------------------------------------------------------------------------------
 
 

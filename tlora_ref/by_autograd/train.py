@@ -75,19 +75,21 @@ def train(
     labels_N: Array,
     config: TrainConfig,
     mask_NT: Array | None = None,
-    validation: tuple[Array, Array] | None = None,
+    validation: tuple[Array, ...] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    types_NT: Array | None = None,
 ) -> tuple[Model, History]:
     """Train the tensors named in ``model.trained``, on the model's device; return a new model and the history.
     The given model and every frozen tensor stay bit-identical.
 
-    The data are NumPy arrays as in by_hand: inputs (N, T) ids or (N, T, I); labels (N,); validation:
-    (inputs, labels) to evaluate after every epoch; progress: called with (steps done, all steps). With the same
-    seed the batches, the dropout masks and the learning rates are those of by_hand.
+    The data are NumPy arrays as in by_hand: inputs (N, T) ids, (N, T, I), or (N, T, D) for upper layers; labels
+    (N,); mask (N, T), True where a token is real; token types (N, T); validation: (inputs, labels) and if need be
+    mask and types, to evaluate after every epoch; progress: called with (steps done, all steps). With the same seed
+    the batches, the dropout masks and the learning rates are those of by_hand.
 
     Raises InputError for data that do not fit, NonFiniteError at the first loss or gradient that is not finite.
     """
-    check_data(model, inputs, labels_N, mask_NT)
+    check_data(model, inputs, labels_N, mask_NT, types_NT)
     check_trainable(model, config)
     per_epoch = steps_per_epoch(len(labels_N), config)
     steps = per_epoch * config.epochs
@@ -101,8 +103,8 @@ def train(
     x, y = (to_tensor(data, model.params["head.W"]) for data in (inputs, labels_N))
     for step, chosen in enumerate(batches(len(labels_N), config)):
         keep = dropout_masks(model, dropout_rng, (len(chosen), inputs.shape[1]))
-        mask = None if mask_NT is None else mask_NT[chosen]
-        loss, grads, logits = loss_and_grads(model, x[chosen], y[chosen], mask, keep)
+        mask, types = (None if a is None else a[chosen] for a in (mask_NT, types_NT))
+        loss, grads, logits = loss_and_grads(model, x[chosen], y[chosen], mask, keep, types)
         lr = learning_rate(step, steps, config)
         check_finite(step, lr, params, logits, loss, grads, torch.isfinite)
         if config.clip is not None:
@@ -118,14 +120,20 @@ def train(
 
 @torch.no_grad()
 def evaluate(
-    model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, batch_size: int = 256
+    model: Model,
+    inputs: Array,
+    labels_N: Array,
+    mask_NT: Array | None = None,
+    types_NT: Array | None = None,
+    batch_size: int = 256,
 ) -> tuple[float, float]:
     """(mean loss, accuracy) without dropout."""
-    check_data(model, inputs, labels_N, mask_NT)
+    check_data(model, inputs, labels_N, mask_NT, types_NT)
     loss, right = 0.0, 0
     for start in range(0, len(labels_N), batch_size):
         chosen = slice(start, start + batch_size)
-        logits_NV = encoder(model, inputs[chosen], None if mask_NT is None else mask_NT[chosen])
+        mask, types = (None if a is None else a[chosen] for a in (mask_NT, types_NT))
+        logits_NV = encoder(model, inputs[chosen], mask, types_NT=types)
         labels = to_tensor(labels_N[chosen], logits_NV)
         loss += cross_entropy(logits_NV, labels).item() * len(labels)
         right += int((logits_NV.argmax(dim=-1) == labels).sum())

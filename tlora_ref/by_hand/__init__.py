@@ -1,7 +1,7 @@
 """NumPy, with every gradient written by hand. Imports no torch.
 
 adapters.py  tlora_linear, lora_linear: the heart
-ops.py       linear, layer_norm, gelu, softmax, attention, embedding, pooling, cross_entropy
+ops.py       linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
 encoder.py   the ops composed; the backward is the forward read upwards
 train.py     AdamW, warm-up and linear decay, the loop
 """
@@ -15,7 +15,7 @@ from .adapters import (
     tlora_linear_bwd,
     tlora_linear_fwd,
 )
-from .encoder import encoder_bwd, encoder_fwd, loss_and_grads, merge
+from .encoder import encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, merge
 from .train import evaluate, train
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "encoder_bwd",
     "encoder_fwd",
     "evaluate",
+    "hidden_states",
     "lora_delta_w",
     "lora_linear_bwd",
     "lora_linear_fwd",

@@ -1,11 +1,12 @@
 """A post-LayerNorm transformer encoder, the ops composed; the backward is the forward read upwards.
 
-Equation    e = LN(embed(input) + position)
+Equation    e = LN(embed(input) + position + type)
             per layer:  h = LN(x + output(attention(query(x), key(x), value(x))))
                         y = LN(h + ffn_out(gelu(ffn_in(h))))    (Houlsby's and Pfeiffer's adapters add f(.) here)
-            logits = head(pool(y))                                    (BERT, arXiv 1810.04805, without dropout)
+            logits = head(pool(y)), or head(tanh(pooler(pool(y))))    (BERT, arXiv 1810.04805, without dropout)
 Twin        by_autograd/encoder.py.
-Checked by  tests/test_encoder.py: every gradient against the complex step and central differences.
+Checked by  tests/test_encoder.py: every gradient against the complex step and central differences;
+            tests/test_pretrained.py: published models' architectures, against Hugging Face transformers.
 
 Gradients are computed for what trains and for nothing else: a frozen matrix keeps no input, a gradient goes
 on downwards only while something below it trains, and layers under the lowest trained one keep no cache.
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model import Model, adapter_arguments, check_inputs
+from ..model import Model, adapter_arguments, check_inputs, check_layer, padded_positions
 from ..registry import METHODS, OPS
 from ..shapes import InputError
 from .ops import (
@@ -44,6 +45,8 @@ from .ops import (
     mean_pool_bwd,
     mean_pool_fwd,
     rows,
+    tanh_bwd,
+    tanh_fwd,
 )
 
 Keep = Mapping[str, Array]
@@ -219,66 +222,126 @@ def layer_bwd(model: Model, at: str, dy_NTD: Array, cache: Any, grads: Grads, ne
 # --- the whole encoder ---------------------------------------------------------------------------
 
 
-def encoder_fwd(
-    model: Model, inputs: Array, mask_NT: Array | None = None, keep: Keep | None = None
-) -> tuple[Array, Any]:
-    """Logits (N, V).  inputs: token ids (N, T), or continuous tokens (N, T, I); mask (N, T), True where a
-    token is real; keep: dropout masks by matrix name, None for evaluation. Raises InputError, ShapeError."""
-    check_inputs(model, inputs, mask_NT)
-    config, p, keep = model.config, model.params, keep or {}
-    # e = LN(embed(input) + position)
+def embed_fwd(model: Model, inputs: Array, types_NT: Array | None) -> tuple[Array, Any]:
+    """What layer 0 reads (N, T, D), of token ids (N, T) or continuous tokens (N, T, I)."""
+    config, p = model.config, model.params
+    # e = LN(embed(input) + position + type)
     if config.vocab:
         e_NTD, c_embed = embedding_fwd(inputs, p["embed.W"])
     else:
         e_NTD, c_embed = linear_fwd(inputs, p["embed.W"], p["embed.b"])
-    x_NTD, c_norm = norm_fwd(model, "embed_norm", e_NTD + p["position.W"][: inputs.shape[1]])
-    c_embedding = (c_embed, c_norm) if model.lowest < 0 else None
-    c_layers = []
-    for layer in range(config.layers):
-        x_NTD, c_layer = layer_fwd(model, f"layers.{layer}", x_NTD, mask_NT, keep)
-        c_layers.append(c_layer if layer >= model.lowest else None)
-    # logits = head(pool(x))
-    if config.pool == "mean":
-        pooled_ND, c_pool = mean_pool_fwd(x_NTD, mask_NT)
+    if config.pad_id is None:
+        position_NTD, c_position = p["position.W"][: inputs.shape[1]], None
     else:
-        pooled_ND, c_pool = first_token_fwd(x_NTD)
-    logits_NV, c_head = project_fwd(model, "head", pooled_ND, keep)
-    return logits_NV, (model, c_embedding, c_layers, c_pool, c_head)
+        position_NTD, c_position = embedding_fwd(padded_positions(inputs, config.pad_id), p["position.W"])
+    e_NTD, c_type = e_NTD + position_NTD, None
+    if config.types:
+        types_NT = np.zeros(inputs.shape[:2], dtype=int) if types_NT is None else types_NT
+        type_NTD, c_type = embedding_fwd(types_NT, p["type.W"])
+        e_NTD = e_NTD + type_NTD
+    x_NTD, c_norm = norm_fwd(model, "embed_norm", e_NTD)
+    return x_NTD, (c_embed, c_position, c_type, c_norm)
 
 
-def encoder_bwd(dlogits_NV: Array, cache: Any) -> Grads:
-    """The gradient of every trained array, by its name."""
-    model, c_embedding, c_layers, c_pool, c_head = cache
-    config, grads = model.config, {}
-    # logits = head(pool(x))
-    dpooled_ND = project_bwd(model, "head", dlogits_NV, c_head, grads, model.lowest < config.layers)
-    if dpooled_ND is None:
-        return grads
-    dx_NTD = (mean_pool_bwd if config.pool == "mean" else first_token_bwd)(dpooled_ND, c_pool)["x"]
-    # the layers, from the top to the lowest that trains; only that one may stop early
-    for layer in range(config.layers - 1, max(model.lowest, 0) - 1, -1):
-        dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c_layers[layer], grads, layer > model.lowest)
-    if model.lowest >= 0:
-        return grads
-    # e = LN(embed(input) + position)
-    c_embed, c_norm = c_embedding
-    under = model.trained_in("embed") | model.trained_in("position")
+def embed_bwd(model: Model, dx_NTD: Array, cache: Any, grads: Grads) -> None:
+    """The embeddings' trained gradients into ``grads``."""
+    c_embed, c_position, c_type, c_norm = cache
+    # e = LN(embed(input) + position + type)
+    under = model.trained_in("embed") | model.trained_in("position") | model.trained_in("type")
     de_NTD = norm_bwd(model, "embed_norm", dx_NTD, c_norm, grads, bool(under))
-    if "W" in model.trained_in("position"):
+    if model.trained_in("type"):
+        _collect(model, "type", embedding_bwd, de_NTD, c_type, grads, below=False)
+    if model.trained_in("position") and model.config.pad_id is not None:
+        _collect(model, "position", embedding_bwd, de_NTD, c_position, grads, below=False)
+    elif model.trained_in("position"):
         dposition_TD = np.zeros_like(model.params["position.W"], dtype=de_NTD.dtype)
         dposition_TD[: de_NTD.shape[1]] = de_NTD.sum(axis=0)
         grads["position.W"] = dposition_TD
     if model.trained_in("embed"):
-        embed_bwd = embedding_bwd if config.vocab else linear_bwd
-        _collect(model, "embed", embed_bwd, de_NTD, c_embed, grads, below=False)
+        tokens_bwd = embedding_bwd if model.config.vocab else linear_bwd
+        _collect(model, "embed", tokens_bwd, de_NTD, c_embed, grads, below=False)
+
+
+def hidden_states(
+    model: Model,
+    inputs: Array,
+    mask_NT: Array | None = None,
+    types_NT: Array | None = None,
+    layer: int | None = None,
+) -> Array:
+    """What ``layer`` reads (N, T, D), without dropout; None: what the last layer gives. Raises InputError."""
+    check_inputs(model, inputs, mask_NT, types_NT)
+    if layer is not None:
+        check_layer(model.config, layer)
+    x_NTD = inputs if model.config.first else embed_fwd(model, inputs, types_NT)[0]
+    for below in range(model.config.first, model.config.layers if layer is None else layer):
+        x_NTD, _ = layer_fwd(model, f"layers.{below}", x_NTD, mask_NT, {})
+    return x_NTD
+
+
+def encoder_fwd(
+    model: Model,
+    inputs: Array,
+    mask_NT: Array | None = None,
+    keep: Keep | None = None,
+    types_NT: Array | None = None,
+) -> tuple[Array, Any]:
+    """Logits (N, V).  inputs: token ids (N, T), or continuous tokens (N, T, I), or the hidden states (N, T, D) that
+    the lowest layer held reads; mask (N, T), True where a token is real; keep: dropout masks by matrix name, None
+    for evaluation; token types (N, T), None: all zero. Raises InputError, ShapeError."""
+    check_inputs(model, inputs, mask_NT, types_NT)
+    config, keep = model.config, keep or {}
+    x_NTD, c_embedding = (inputs, None) if config.first else embed_fwd(model, inputs, types_NT)
+    c_embedding = c_embedding if model.lowest < 0 else None
+    c_layers = []
+    for layer in range(config.first, config.layers):
+        x_NTD, c_layer = layer_fwd(model, f"layers.{layer}", x_NTD, mask_NT, keep)
+        c_layers.append(c_layer if layer >= model.lowest else None)
+    # z = pool(x), or tanh(pooler(pool(x)));   logits = head(z)
+    if config.pool == "mean":
+        z_ND, c_pool = mean_pool_fwd(x_NTD, mask_NT)
+    else:
+        z_ND, c_pool = first_token_fwd(x_NTD)
+    c_pooler = c_tanh = None
+    if config.pooler:
+        z_ND, c_pooler = project_fwd(model, "pooler", z_ND, keep)
+        z_ND, c_tanh = tanh_fwd(z_ND)
+    logits_NV, c_head = project_fwd(model, "head", z_ND, keep)
+    return logits_NV, (model, c_embedding, c_layers, c_pool, (c_pooler, c_tanh, c_head))
+
+
+def encoder_bwd(dlogits_NV: Array, cache: Any) -> Grads:
+    """The gradient of every trained array, by its name."""
+    model, c_embedding, c_layers, c_pool, (c_pooler, c_tanh, c_head) = cache
+    config, grads = model.config, {}
+    in_layers = model.lowest < config.layers
+    # logits = head(z);   z = pool(x), or tanh(pooler(pool(x)))
+    dz_ND = project_bwd(model, "head", dlogits_NV, c_head, grads, in_layers or bool(model.trained_in("pooler")))
+    if dz_ND is not None and config.pooler:
+        dz_ND = tanh_bwd(dz_ND, c_tanh)["x"]
+        dz_ND = project_bwd(model, "pooler", dz_ND, c_pooler, grads, in_layers)
+    if dz_ND is None:
+        return grads
+    dx_NTD = (mean_pool_bwd if config.pool == "mean" else first_token_bwd)(dz_ND, c_pool)["x"]
+    # the layers, from the top to the lowest that trains; only that one may stop early
+    for layer in range(config.layers - 1, max(model.lowest, 0) - 1, -1):
+        c_layer = c_layers[layer - config.first]
+        dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c_layer, grads, layer > model.lowest)
+    if model.lowest < 0:
+        embed_bwd(model, dx_NTD, c_embedding, grads)
     return grads
 
 
 def loss_and_grads(
-    model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, keep: Keep | None = None
+    model: Model,
+    inputs: Array,
+    labels_N: Array,
+    mask_NT: Array | None = None,
+    keep: Keep | None = None,
+    types_NT: Array | None = None,
 ) -> tuple[Array, Grads, Array]:
     """The mean cross-entropy of a batch, the gradient of every trained array, and the logits (N, V)."""
-    logits_NV, c_encoder = encoder_fwd(model, inputs, mask_NT, keep)
+    logits_NV, c_encoder = encoder_fwd(model, inputs, mask_NT, keep, types_NT)
     loss, c_loss = cross_entropy_fwd(logits_NV, labels_N)
     dlogits_NV = cross_entropy_bwd(1.0, c_loss)["logits"]
     return loss, encoder_bwd(dlogits_NV, c_encoder), logits_NV

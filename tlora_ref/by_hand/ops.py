@@ -181,6 +181,27 @@ def gelu_bwd(dy_NF: Array, cache: Cache, wrt: Collection[str] | None = None) -> 
     return grads
 
 
+# --- tanh ----------------------------------------------------------------------------------------
+
+
+def tanh_fwd(x_NF: Array) -> tuple[Array, Cache]:
+    """y = tanh(x), elementwise on any shape."""
+    bind("tanh", x_NF=x_NF)
+    # y = tanh(x)
+    y_NF = np.tanh(x_NF)
+    return y_NF, (y_NF,)
+
+
+def tanh_bwd(dy_NF: Array, cache: Cache, wrt: Collection[str] | None = None) -> Grads:
+    """{"x"}; the output is all that has to be kept."""
+    (y_NF,) = cache
+    want, grads = wanted(wrt, "x"), {}
+    # dx = dy * (1 - y^2),   and (1 - y) (1 + y) keeps the digits where y is close to 1
+    if "x" in want:
+        grads["x"] = dy_NF * ((1 - y_NF) * (1 + y_NF))
+    return grads
+
+
 # --- softmax -------------------------------------------------------------------------------------
 
 

@@ -86,18 +86,20 @@ def train(
     labels_N: Array,
     config: TrainConfig,
     mask_NT: Array | None = None,
-    validation: tuple[Array, Array] | None = None,
+    validation: tuple[Array, ...] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    types_NT: Array | None = None,
 ) -> tuple[Model, History]:
     """Train the arrays named in ``model.trained``; return a new model and the history. The given model and
     every frozen array stay bit-identical.
 
-    inputs (N, T) ids or (N, T, I); labels (N,); validation: (inputs, labels) to evaluate after every epoch;
-    progress: called with (steps done, all steps). The same seed gives the same bits.
+    inputs (N, T) ids, (N, T, I), or (N, T, D) for upper layers; labels (N,); mask (N, T), True where a token is
+    real; token types (N, T); validation: (inputs, labels) and if need be mask and types, to evaluate after every
+    epoch; progress: called with (steps done, all steps). The same seed gives the same bits.
 
     Raises InputError for data that do not fit, NonFiniteError at the first loss or gradient that is not finite.
     """
-    check_data(model, inputs, labels_N, mask_NT)
+    check_data(model, inputs, labels_N, mask_NT, types_NT)
     check_trainable(model, config)
     per_epoch = steps_per_epoch(len(labels_N), config)
     steps = per_epoch * config.epochs
@@ -109,8 +111,8 @@ def train(
     for step, chosen in enumerate(batches(len(labels_N), config)):
         keep = dropout_masks(model, dropout_rng, (len(chosen), inputs.shape[1]))
         keep = {name: mask.astype(dtype) for name, mask in keep.items()}
-        mask = None if mask_NT is None else mask_NT[chosen]
-        loss, grads, logits = loss_and_grads(model, inputs[chosen], labels_N[chosen], mask, keep)
+        mask, types = (None if a is None else a[chosen] for a in (mask_NT, types_NT))
+        loss, grads, logits = loss_and_grads(model, inputs[chosen], labels_N[chosen], mask, keep, types)
         lr = learning_rate(step, steps, config)
         check_finite(step, lr, params, logits, loss, grads)
         if config.clip is not None:
@@ -126,14 +128,20 @@ def train(
 
 
 def evaluate(
-    model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, batch_size: int = 256
+    model: Model,
+    inputs: Array,
+    labels_N: Array,
+    mask_NT: Array | None = None,
+    types_NT: Array | None = None,
+    batch_size: int = 256,
 ) -> tuple[float, float]:
     """(mean loss, accuracy) without dropout."""
-    check_data(model, inputs, labels_N, mask_NT)
+    check_data(model, inputs, labels_N, mask_NT, types_NT)
     loss, right = 0.0, 0
     for start in range(0, len(labels_N), batch_size):
         chosen = slice(start, start + batch_size)
-        logits_NV, _ = encoder_fwd(model, inputs[chosen], None if mask_NT is None else mask_NT[chosen])
+        mask, types = (None if a is None else a[chosen] for a in (mask_NT, types_NT))
+        logits_NV, _ = encoder_fwd(model, inputs[chosen], mask, types_NT=types)
         loss += float(cross_entropy_fwd(logits_NV, labels_N[chosen])[0]) * len(labels_N[chosen])
         right += int((logits_NV.argmax(axis=-1) == labels_N[chosen]).sum())
     return loss / len(labels_N), right / len(labels_N)

@@ -167,6 +167,7 @@ class Loss:
     labels: np.ndarray
     mask: np.ndarray | None
     keep: Mapping[str, np.ndarray]
+    types: np.ndarray | None = None
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
@@ -183,7 +184,7 @@ class Loss:
         from ..by_hand.encoder import encoder_fwd
         from ..by_hand.ops import cross_entropy_fwd
 
-        logits_NV, c_encoder = encoder_fwd(self.model.with_params(arrays), self.x, self.mask, self.keep)
+        logits_NV, c_encoder = encoder_fwd(self.model.with_params(arrays), self.x, self.mask, self.keep, self.types)
         loss, c_loss = cross_entropy_fwd(logits_NV, self.labels)
         return loss, (c_loss, c_encoder)
 
@@ -205,7 +206,8 @@ class Loss:
         model = to_torch(self.model).with_params(tensors)
         keep = {name: torch.from_numpy(a) for name, a in self.keep.items()}
         mask = None if self.mask is None else torch.from_numpy(self.mask)
-        return cross_entropy(encoder(model, torch.from_numpy(self.x), mask, keep), torch.from_numpy(self.labels))
+        logits_NV = encoder(model, torch.from_numpy(self.x), mask, keep, self.types)
+        return cross_entropy(logits_NV, torch.from_numpy(self.labels))
 
 
 def encoder_loss(
@@ -231,7 +233,9 @@ def encoder_loss(
     x = rng.integers(0, config.vocab, (rows, time)) if config.vocab else rng.standard_normal((rows, time, 3))
     mask = rng.random((rows, time)) < 0.7
     mask[:, 0] = True
-    return Loss(model, x, np.arange(rows) % config.classes, mask, dropout_masks(model, rng, (rows, time)))
+    keep = dropout_masks(model, rng, (rows, time))
+    types = rng.integers(0, config.types, (rows, time)) if config.types else None
+    return Loss(model, x, np.arange(rows) % config.classes, mask, keep, types)
 
 
 def _frozen_factors(model: Model) -> set[str]:
@@ -245,10 +249,13 @@ def _frozen_factors(model: Model) -> set[str]:
 
 
 def encoder_scenarios(method: str | None, seed: int = 0) -> Iterator[tuple[str, Loss]]:
-    """(name, loss): continuous tokens and ids, both poolings, causal or not, one row, one token, the start."""
+    """(name, loss): continuous tokens and ids, both poolings, causal or not, one row, one token, the start; token
+    types and a pooler as in BERT, positions counted as in RoBERTa."""
     yield "continuous tokens", encoder_loss(method, seed)
     yield "ids, causal", encoder_loss(method, seed, vocab=7, causal=True)
     yield "first token", encoder_loss(method, seed, pool="first")
     yield "one row", encoder_loss(method, seed, rows=1)
     yield "one token", encoder_loss(method, seed, time=1)
     yield "initial point", encoder_loss(method, seed, start=True)
+    yield "as BERT", encoder_loss(method, seed, vocab=7, pool="first", pooler=True, types=2)
+    yield "as RoBERTa", encoder_loss(method, seed, vocab=7, pool="first", pooler=True, types=1, pad_id=1)

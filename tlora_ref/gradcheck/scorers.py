@@ -230,7 +230,7 @@ def _encoder_problem(pair: Pair, loss: Loss) -> Problem:
     from ..by_hand.ops import cross_entropy_bwd, cross_entropy_fwd
 
     def fn(**arrays: Array) -> tuple[Any, Any]:
-        logits_NV, c_encoder = pair[0](loss.model.with_params(arrays), loss.x, loss.mask, loss.keep)
+        logits_NV, c_encoder = pair[0](loss.model.with_params(arrays), loss.x, loss.mask, loss.keep, loss.types)
         value, c_loss = cross_entropy_fwd(logits_NV, loss.labels)
         return value, (c_loss, c_encoder)
 

@@ -78,6 +78,15 @@ GELU = (
            "*= wrote into the caller's dy: whoever uses it next computes with something else.", ("the second call",)),
 )  # fmt: skip
 
+TANH = (
+    Mutant("tanh_sign", "tanh", "sign", "(1 - y_NF) * (1 + y_NF)", "1 + y_NF * y_NF", "It is 1 - y^2."),
+    Mutant("tanh_as_a_sigmoid", "tanh", "tanh", "(1 - y_NF) * (1 + y_NF)", "y_NF * (1 - y_NF)",
+           "y (1 - y) is the sigmoid's rule; tanh runs from -1 to 1."),
+    Mutant("tanh_square_forgotten", "tanh", "tanh", "(1 - y_NF) * (1 + y_NF)", "1 - y_NF", "The square is missing."),
+    Mutant("tanh_of_the_input", "tanh", "tanh", "(y_NF,)", "(x_NF,)",
+           "1 - y^2 is written in the output, and you kept the input.", at="fwd"),
+)  # fmt: skip
+
 ROW_TERM = "row_sum(dp_NV, p_NV)"
 
 SOFTMAX = (
@@ -179,4 +188,4 @@ CROSS_ENTROPY = (
            "You kept the probabilities in float32, and half of the digits are gone.", ("V > 1",), at="fwd"),
 )  # fmt: skip
 
-MUTANTS = LINEAR + LAYER_NORM + GELU + SOFTMAX + ATTENTION + EMBEDDING + POOLING + CROSS_ENTROPY
+MUTANTS = LINEAR + LAYER_NORM + GELU + TANH + SOFTMAX + ATTENTION + EMBEDDING + POOLING + CROSS_ENTROPY
