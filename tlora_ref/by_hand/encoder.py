@@ -48,6 +48,7 @@ from .ops import (
     tanh_bwd,
     tanh_fwd,
 )
+from .pretrained import load_pretrained as load_pretrained
 
 Keep = Mapping[str, Array]
 """Dropout masks by matrix name, each already divided by (1 - p)."""
