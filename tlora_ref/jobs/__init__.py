@@ -2,6 +2,7 @@
 
 demo.py    the main job: hand gradients, pretrain, shift, adapt
 check.py   hand-written gradients against oracles, ours or yours
+text.py    a real language model adapted to real text
 rooms.py   the choice of room: by_hand or by_autograd
 runs.py    many training runs on all cores, with progress
 output.py  output folders, result files, tables

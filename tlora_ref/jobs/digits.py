@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,15 @@ def score(shared: Shared, task: Task) -> dict[str, float]:
     return {"accuracy": result["accuracy"], "seconds": result["seconds"]}
 
 
-def search(shared: Shared, ways: Sequence[Way], plan: Plan, store: Path | None = None) -> dict[Way, float]:
-    """The learning rate of each way: the best of the same few on validation images, after a short run each."""
+def search(
+    shared: Any,
+    ways: Sequence[Way],
+    plan: Plan,
+    store: Path | None = None,
+    work: Callable[[Any, Task], dict[str, float]] = score,
+) -> dict[Way, float]:
+    """The learning rate of each way: the best of the same few on validation data, after a short run each."""
     tasks = [Task(way, lr, 0, plan.search, "validation") for way in ways for lr in plan.rates]
-    results = run_all(score, shared, tasks, "learning rates", store=store)
+    results = run_all(work, shared, tasks, "learning rates", store=store)
     found = {(task.way, task.lr): r["accuracy"] for task, r in zip(tasks, results, strict=True)}
     return {way: max(plan.rates, key=lambda lr: found[way, lr]) for way in ways}

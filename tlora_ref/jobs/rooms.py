@@ -25,6 +25,7 @@ class ByHand:
     name, device = "by_hand", "cpu"
     train = staticmethod(by_hand.train)
     evaluate = staticmethod(by_hand.evaluate)
+    hidden_states = staticmethod(by_hand.hidden_states)
 
     def logits(self, model: Model, inputs: Array) -> Array:
         """(N, V)."""
@@ -50,18 +51,30 @@ class ByAutograd:
         torch.set_num_threads(1)
         return to_torch(model, self.device)
 
-    def train(self, model: Model, inputs: Array, labels_N: Array, config: TrainConfig) -> tuple[Model, History]:
+    def train(
+        self, model: Model, inputs: Array, labels_N: Array, config: TrainConfig, mask_NT: Array | None = None
+    ) -> tuple[Model, History]:
         """The trained model and the history."""
         from ..by_autograd import to_numpy, train
 
-        after, history = train(self.enter(model), inputs, labels_N, config)
+        after, history = train(self.enter(model), inputs, labels_N, config, mask_NT)
         return to_numpy(after), history
 
-    def evaluate(self, model: Model, inputs: Array, labels_N: Array) -> tuple[float, float]:
+    def evaluate(
+        self, model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, batch_size: int = 256
+    ) -> tuple[float, float]:
         """(mean loss, accuracy)."""
         from ..by_autograd import evaluate
 
-        return evaluate(self.enter(model), inputs, labels_N)
+        return evaluate(self.enter(model), inputs, labels_N, mask_NT, batch_size=batch_size)
+
+    def hidden_states(
+        self, model: Model, inputs: Array, mask_NT: Array, types_NT: Array | None, layer: int | None
+    ) -> Array:
+        """What ``layer`` reads (N, T, D)."""
+        from ..by_autograd import hidden_states
+
+        return hidden_states(self.enter(model), inputs, mask_NT, types_NT, layer).cpu().numpy()
 
     def logits(self, model: Model, inputs: Array) -> Array:
         """(N, V)."""
