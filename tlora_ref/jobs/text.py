@@ -61,7 +61,7 @@ class Plan(digits.Plan):
     pairs: int | None = None
 
 
-FULL = Plan(epochs=4, search=2, rates=(5e-4, 2e-3, 8e-3, 3e-2))
+FULL = Plan(epochs=4, search=2, rates=(5e-4, 2e-3, 8e-3, 3e-2, 1e-1))
 QUICK = Plan(epochs=2, search=1, rates=FULL.rates[1:3], layers=1, time=32, pairs=192)
 
 
