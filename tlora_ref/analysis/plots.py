@@ -211,7 +211,7 @@ def accuracy_of_ways(path: Path, rows: list[Mapping[str, Any]]) -> None:
         axis.margins(x=0.15)
         axis.set_xlabel("trained parameters")
         axis.set_ylabel("test accuracy")
-        axis.set_title("Does the second sentence follow the first? Every seed, mean and standard deviation")
+        axis.set_title("Does it follow? Every seed, mean and standard deviation")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
