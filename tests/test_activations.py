@@ -121,11 +121,12 @@ def test_flops_are_the_closed_form(method, shape, dropout, x_grad):
 
 
 @every_method
-@pytest.mark.parametrize("pool", ["mean", "first"])
+@pytest.mark.parametrize("pool", ["mean", "first", "pooler"])
 @pytest.mark.parametrize("targets", [("query", "value"), ("key",), ("query", "key", "value", "output", "ffn_out")])
 @pytest.mark.parametrize("layers", [None, (1,), (1, 2)])
 def test_what_the_encoder_by_hand_keeps_is_the_closed_form(method, pool, targets, layers):
-    config = EncoderConfig(width=12, layers=3, heads=3, hidden=20, time=7, features=5, pool=pool)
+    config = EncoderConfig(width=12, layers=3, heads=3, hidden=20, time=7, features=5,
+                           pool="mean" if pool == "mean" else "first", pooler=pool == "pooler")  # fmt: skip
     adapter = AdapterConfig(method.name, rank=4, targets=targets, layers=layers)
     model = attach(init_encoder(config), adapter)
     x = np.random.default_rng(0).standard_normal((6, 7, 5)).astype(np.float32)

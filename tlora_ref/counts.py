@@ -122,10 +122,11 @@ def encoder_activations(config: EncoderConfig, adapter: AdapterConfig, sequences
     layer's q, k, v and attention weights, what its two LayerNorms and GELU keep, and the adapter's own. Layers below
     the lowest adapted one keep nothing."""
     N, D, R = sequences * time, config.width, adapter.rank
-    layers = range(config.layers) if adapter.layers is None else adapter.layers
+    layers = range(config.first, config.layers) if adapter.layers is None else adapter.layers
     # q, k, v;   p;   xhat and 1 / std of two norms;   GELU's slope
     layer = 3 * N * D + sequences * config.heads * time**2 + 2 * (N * D + N) + N * config.hidden
-    kept = (config.layers - min(layers)) * layer + (N if config.pool == "mean" else 0)
+    # the weights of the mean;   tanh's own output
+    kept = (config.layers - min(layers)) * layer + (N if config.pool == "mean" else 0) + config.pooler * sequences * D
     kept += sum(
         activations(adapter.method, N, I, O, R, dx=False) for I, O in adapted_matrices(config, adapter).values()
     )

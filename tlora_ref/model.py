@@ -159,6 +159,24 @@ def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
     return arrays | {constant: getattr(model.adapter, constant) for constant in method.constants}
 
 
+def mergeable(model: Model) -> frozenset[str]:
+    """The matrices that an adapter can be merged into. Raises InputError if it cannot be, or has been."""
+    if model.adapter is None:
+        raise InputError("nothing to merge: the model has no adapter")
+    if model.merged:
+        raise InputError("the adapter is already merged")
+    if not METHODS[model.adapter.method].mergeable:
+        raise InputError(f"{model.adapter.method} cannot be merged: no weight W0 + dW does what it does")
+    return model.adapted
+
+
+def with_merged(model: Model, updates: Mapping[str, Any]) -> Model:
+    """The model with W0 + dW in the matrices that ``updates`` has a dW (I, O) for, and the W0 kept for ``unmerge``."""
+    originals = {name: model.params[f"{name}.W"] for name in updates}
+    weights = {f"{name}.W": W0_IO + updates[name] for name, W0_IO in originals.items()}
+    return replace(model.with_params(weights), merged=originals)
+
+
 def unmerge(model: Model) -> Model:
     """The model before ``merge``, its weights bit for bit."""
     if not model.merged:

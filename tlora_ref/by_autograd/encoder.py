@@ -21,7 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model import Model, adapter_arguments, check_inputs, check_layer, padded_positions
+from ..model import (
+    Model,
+    adapter_arguments,
+    check_inputs,
+    check_layer,
+    mergeable,
+    padded_positions,
+    with_merged,
+)
 from ..registry import METHODS, OPS
 from ..shapes import InputError
 from .ops import (
@@ -248,12 +256,4 @@ def merge(model: Model) -> Model:
 
     Out of place: the given model is unchanged, and the new one keeps the original W0 for ``model.unmerge``.
     """
-    if model.adapter is None:
-        raise InputError("nothing to merge: the model has no adapter")
-    if model.merged:
-        raise InputError("the adapter is already merged")
-    if not METHODS[model.adapter.method].mergeable:
-        raise InputError(f"{model.adapter.method} cannot be merged: no weight W0 + dW does what it does")
-    originals = {name: model.params[f"{name}.W"] for name in model.adapted}
-    updates = {f"{name}.W": W0_IO + delta_w(model, name) for name, W0_IO in originals.items()}
-    return replace(model.with_params(updates), merged=originals)
+    return with_merged(model, {name: delta_w(model, name) for name in mergeable(model)})

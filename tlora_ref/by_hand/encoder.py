@@ -15,14 +15,20 @@ on downwards only while something below it trains, and layers under the lowest t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..model import Model, adapter_arguments, check_inputs, check_layer, padded_positions
+from ..model import (
+    Model,
+    adapter_arguments,
+    check_inputs,
+    check_layer,
+    mergeable,
+    padded_positions,
+    with_merged,
+)
 from ..registry import METHODS, OPS
-from ..shapes import InputError
 from .ops import (
     Array,
     Grads,
@@ -362,12 +368,4 @@ def merge(model: Model) -> Model:
 
     Out of place: the given model is unchanged, and the new one keeps the original W0 for ``model.unmerge``.
     """
-    if model.adapter is None:
-        raise InputError("nothing to merge: the model has no adapter")
-    if model.merged:
-        raise InputError("the adapter is already merged")
-    if not METHODS[model.adapter.method].mergeable:
-        raise InputError(f"{model.adapter.method} cannot be merged: no weight W0 + dW does what it does")
-    originals = {name: model.params[f"{name}.W"] for name in model.adapted}
-    updates = {f"{name}.W": W0_IO + delta_w(model, name) for name, W0_IO in originals.items()}
-    return replace(model.with_params(updates), merged=originals)
+    return with_merged(model, {name: delta_w(model, name) for name in mergeable(model)})
