@@ -6,9 +6,11 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,13 @@ def _start(shared: Any) -> None:
     global _shared
     _shared = shared
     one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # a parent that was killed can tell nobody: without this its workers would wait for the next task for ever
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _call(work: Callable[[Any, Any], Any], task: Any) -> Any:
