@@ -121,13 +121,13 @@ def test_a_snippet_of_the_readme_prints_what_stands_under_it(number, tmp_path):
     assert without_rounding(result.stdout) == without_rounding(printed)
 
 
-@pytest.mark.parametrize("job", ["demo", "compare", "audit", "text"])
-def test_a_table_of_the_readme_is_the_one_of_its_results(job):
+@pytest.mark.parametrize("name", ["demo", "compare", "audit", "text", "text_all_layers"])
+def test_a_table_of_the_readme_is_the_one_of_its_results(name):
     """Tables are generated: from the JSON of a run, by the job's own function."""
-    module = import_module(f"tlora_ref.jobs.{job}")
-    report = json.loads((PACKAGE / "bench" / "results" / f"{job}.json").read_text())
-    rows = report["methods" if job == "demo" else "rows"]
-    found = re.search(rf"<!-- table: {job} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    report = json.loads((PACKAGE / "bench" / "results" / f"{name}.json").read_text())
+    module = import_module(f"tlora_ref.jobs.{report['job']}")
+    rows = report["methods" if name == "demo" else "rows"]
+    found = re.search(rf"<!-- table: {name} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert found.group(1) == module.results_table(rows) + "\n"
 
 
