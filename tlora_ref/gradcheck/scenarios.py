@@ -257,5 +257,7 @@ def encoder_scenarios(method: str | None, seed: int = 0) -> Iterator[tuple[str, 
     yield "one row", encoder_loss(method, seed, rows=1)
     yield "one token", encoder_loss(method, seed, time=1)
     yield "initial point", encoder_loss(method, seed, start=True)
-    yield "as BERT", encoder_loss(method, seed, vocab=7, pool="first", pooler=True, types=2)
+    # one seed on: at 0 a row before a LayerNorm is all but constant, and curved beyond what plain central differences
+    # can follow (they are off by 5e-6 there; the complex step and Richardson's agree with the gradient)
+    yield "as BERT", encoder_loss(method, seed + 1, vocab=7, pool="first", pooler=True, types=2)
     yield "as RoBERTa", encoder_loss(method, seed, vocab=7, pool="first", pooler=True, types=1, pad_id=1)
