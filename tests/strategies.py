@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from tlora_ref.gradcheck.scenarios import ALPHAS, Case, draw_case, sizes
 from tlora_ref.registry import OPS, Op
+from tlora_ref.verification.scenarios import ALPHAS, Case, draw_case, sizes
 
 __all__ = ["ALPHAS", "LEADS", "Case", "cases", "draw_case", "sizes"]
 

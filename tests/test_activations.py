@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlora_ref import AdapterConfig, EncoderConfig
-from tlora_ref.bench.memory import cached_bytes, kept_bytes
 from tlora_ref.by_hand import encoder_fwd
 from tlora_ref.counts import (
     ACTIVATIONS,
@@ -21,6 +20,7 @@ from tlora_ref.counts import (
     textbook_activations,
 )
 from tlora_ref.init import attach, init_encoder
+from tlora_ref.lab.bench.memory import cached_bytes, kept_bytes
 from tlora_ref.registry import METHODS, OPS
 
 every_method = pytest.mark.parametrize("method", [METHODS[name] for name in ACTIVATIONS], ids=list(ACTIVATIONS))

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tlora_ref import AdapterConfig, EncoderConfig, InputError
-from tlora_ref.analysis.conserved import MOMENTUM, OPTIMIZERS, conserved, descend, drift
-from tlora_ref.analysis.distribution import describe, histogram
-from tlora_ref.analysis.measures import schedule_share, signal_scales
-from tlora_ref.analysis.norms import factor_norms, late_growth, trajectory
-from tlora_ref.analysis.similarity import (
+from tlora_ref.by_hand import merge
+from tlora_ref.init import attach, init_encoder
+from tlora_ref.lab.analysis.conserved import MOMENTUM, OPTIMIZERS, conserved, descend, drift
+from tlora_ref.lab.analysis.distribution import describe, histogram
+from tlora_ref.lab.analysis.measures import schedule_share, signal_scales
+from tlora_ref.lab.analysis.norms import factor_norms, late_growth, trajectory
+from tlora_ref.lab.analysis.similarity import (
     cosine,
     overlap,
     principal_angles,
@@ -21,12 +23,10 @@ from tlora_ref.analysis.similarity import (
     unrelated,
     unrelated_cosine,
 )
-from tlora_ref.analysis.spectra import effective_rank, eigenvalues, singular_values, spectral_distance
-from tlora_ref.analysis.statistics import column_effect, mean_interval
-from tlora_ref.analysis.subspace import best_share, captured_share, isotropic_share
-from tlora_ref.analysis.updates import update
-from tlora_ref.by_hand import merge
-from tlora_ref.init import attach, init_encoder
+from tlora_ref.lab.analysis.spectra import effective_rank, eigenvalues, singular_values, spectral_distance
+from tlora_ref.lab.analysis.statistics import column_effect, mean_interval
+from tlora_ref.lab.analysis.subspace import best_share, captured_share, isotropic_share
+from tlora_ref.lab.analysis.updates import update
 from tlora_ref.loop import History
 from tlora_ref.shapes import ShapeError
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from tlora_ref.__main__ import JOBS, main
-from tlora_ref.analysis import claims as rules
-from tlora_ref.analysis.claims import (
+from tlora_ref.init import init_encoder
+from tlora_ref.lab.analysis import claims as rules
+from tlora_ref.lab.analysis.claims import CLAIMS, judge
+from tlora_ref.lab.analysis.page import page
+from tlora_ref.lab.analysis.verdicts import (
     CANNOT,
-    CLAIMS,
     HOLDS,
     HOLDS_HERE,
     HOLDS_NOT,
@@ -23,15 +25,12 @@ from tlora_ref.analysis.claims import (
     apart,
     beyond_chance,
     elsewhere,
-    judge,
     settled,
     within,
 )
-from tlora_ref.analysis.page import page
-from tlora_ref.data import load_digits
-from tlora_ref.init import init_encoder
-from tlora_ref.jobs import audit
-from tlora_ref.jobs.audit import DEEP, MATRICES, WAYS, results_table
+from tlora_ref.lab.data import load_digits
+from tlora_ref.lab.jobs import audit
+from tlora_ref.lab.jobs.audit import DEEP, MATRICES, WAYS, results_table
 
 SEEDS = 6
 UP, DOWN, ACROSS = [0.1, 0.2, 0.15, 0.12, 0.18, 0.11], [-0.1, -0.2, -0.15, -0.12, -0.18, -0.11], [-3, 2, 5, -6, 1, 2.0]

@@ -12,10 +12,10 @@ from torch import nn
 
 from tlora_ref import AdapterConfig, InputError
 from tlora_ref.__main__ import main
-from tlora_ref.bench import check, encoder, gpu, layers, memory, timing
-from tlora_ref.bench.candidates import CANDIDATES
 from tlora_ref.by_autograd.linear import TLoRALinear
 from tlora_ref.counts import trained
+from tlora_ref.lab.bench import check, encoder, gpu, layers, memory, timing
+from tlora_ref.lab.bench.candidates import CANDIDATES
 
 SMALL = (24, 32, 4)
 
@@ -270,7 +270,7 @@ def test_the_job_prints_a_table_writes_its_results_and_restores_the_threads(caps
 
 
 def test_an_interrupted_job_goes_on_where_it_was(monkeypatch, tmp_path):
-    from tlora_ref.jobs import bench
+    from tlora_ref.lab.jobs import bench
 
     asked = []
 

@@ -12,9 +12,9 @@ import tlora_ref
 from tlora_ref.__main__ import main
 from tlora_ref.gradcheck import check
 from tlora_ref.gradcheck.report import Report, Row
-from tlora_ref.gradcheck.scenarios import DIFFERENT, encoder_scenarios, scenarios
-from tlora_ref.gradcheck.suite import Found, Task, available, run_task, summary, tasks
 from tlora_ref.registry import OPS
+from tlora_ref.verification.scenarios import DIFFERENT, encoder_scenarios, scenarios
+from tlora_ref.verification.suite import Found, Task, available, run_task, summary, tasks
 
 MINE = """
 import numpy as np
@@ -160,7 +160,7 @@ def test_the_suite_as_json_and_a_planted_bug(capsys, monkeypatch):
     """One worker, so that the planted bug is seen; few tasks, so that it is quick."""
     op = OPS["linear"]
     few = [task for task in tasks() if task.subject in ("linear", "frozen_linear")]
-    monkeypatch.setattr("tlora_ref.gradcheck.suite.tasks", lambda: few)
+    monkeypatch.setattr("tlora_ref.verification.suite.tasks", lambda: few)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert main(["check", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

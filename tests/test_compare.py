@@ -12,9 +12,9 @@ import pytest
 
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
-from tlora_ref.analysis.statistics import paired_difference
-from tlora_ref.jobs.compare import NATURAL, RANKS, matched_rank, trained_count
-from tlora_ref.jobs.runs import read_store, run_all
+from tlora_ref.lab.analysis.statistics import paired_difference
+from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, trained_count
+from tlora_ref.lab.runs import read_store, run_all
 from tlora_ref.registry import METHODS
 
 
@@ -68,7 +68,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_compare import square
-from tlora_ref.jobs.runs import run_all
+from tlora_ref.lab.runs import run_all
 if __name__ == "__main__":
     run_all(square, (Path({seen!r}), 0.4), list(range(8)), "runs", 2, Path({store!r}))
 """

@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-import tlora_ref.jobs.course as job
+import tlora_ref.course.job as job
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.course import ExerciseError, check, exercises, notebooks

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tlora_ref import InputError
-from tlora_ref.data import SHIFTS, SPLIT, load_digits
+from tlora_ref.lab.data import SHIFTS, SPLIT, load_digits
 
 UPRIGHT = load_digits()
 

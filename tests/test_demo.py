@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tlora_ref.__main__ import main
-from tlora_ref.data import SHIFTS
+from tlora_ref.lab.data import SHIFTS
 
 
 def command(*args, cwd):

@@ -9,10 +9,10 @@ from tiny import Conv1D
 from torch import nn
 
 from tlora_ref import AdapterConfig
-from tlora_ref.bench.memory import kept_bytes
 from tlora_ref.by_autograd import fused
 from tlora_ref.by_autograd.linear import AdaptedLinear, TLoRALinear
 from tlora_ref.counts import activations
+from tlora_ref.lab.bench.memory import kept_bytes
 
 
 def layer(I=12, O=10, R=3, bias=True, conv1d=False, dtype=torch.float64, dropout=0.0):

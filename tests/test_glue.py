@@ -24,21 +24,21 @@ from tiny_glue import examples, write_dataset, write_model, write_tsv
 
 from tlora_ref import InputError, TrainConfig
 from tlora_ref.__main__ import main
-from tlora_ref.analysis.claims import TABLE_3, VALIDATION
 from tlora_ref.by_autograd.inject import inject
 from tlora_ref.checkpoint import load_adapter
 from tlora_ref.counts import trained
-from tlora_ref.glue import model as glue_model
-from tlora_ref.glue.data import read, tokenize
-from tlora_ref.glue.distributed import Processes
-from tlora_ref.glue.metrics import score
-from tlora_ref.glue.model import head_names, load_base, load_tokenizer, positions, prepare
-from tlora_ref.glue.recipe import paper_recipe
-from tlora_ref.glue.run import Watch, best_epoch, evaluate, seed_everything
-from tlora_ref.glue.state import Record
-from tlora_ref.glue.tasks import TASKS
-from tlora_ref.jobs import glue as job
 from tlora_ref.known import KNOWN
+from tlora_ref.lab.glue import model as glue_model
+from tlora_ref.lab.glue.data import read, tokenize
+from tlora_ref.lab.glue.distributed import Processes
+from tlora_ref.lab.glue.metrics import score
+from tlora_ref.lab.glue.model import head_names, load_base, load_tokenizer, positions, prepare
+from tlora_ref.lab.glue.recipe import paper_recipe
+from tlora_ref.lab.glue.run import Watch, best_epoch, evaluate, seed_everything
+from tlora_ref.lab.glue.state import Record
+from tlora_ref.lab.glue.tasks import TASKS
+from tlora_ref.lab.jobs import glue as job
+from tlora_ref.paper import TABLE_3, VALIDATION
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"train": 36, "dev": 13}

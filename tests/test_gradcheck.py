@@ -19,8 +19,8 @@ from tlora_ref.gradcheck import ORACLES, GradientError, check
 from tlora_ref.gradcheck.arithmetic import DIGITS, to_fractions, to_mpmath
 from tlora_ref.gradcheck.oracles import Line, OracleError, central, complex_step, exact, gradient, in_mpmath, richardson
 from tlora_ref.gradcheck.point import PROTOCOL
-from tlora_ref.gradcheck.scenarios import DIFFERENT, SQUARE, draw_case, encoder_loss, scenarios
 from tlora_ref.registry import OPS
+from tlora_ref.verification.scenarios import DIFFERENT, SQUARE, draw_case, encoder_loss, scenarios
 
 TLORA = OPS["tlora_linear"]
 

@@ -14,11 +14,12 @@ from strategies import LEADS, cases, draw_case, sizes
 
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
-from tlora_ref.gradcheck import check, scorers
-from tlora_ref.gradcheck.mutants import ALL, BUGS, CONDITIONS, CONTROLS, FAMILIES, Mutant, holds, mutant
-from tlora_ref.gradcheck.scenarios import encoder_loss, encoder_scenarios
-from tlora_ref.gradcheck.scorers import CHECKERS, clean, problems, score
+from tlora_ref.gradcheck import check
 from tlora_ref.registry import OPS, Op
+from tlora_ref.verification import scorers
+from tlora_ref.verification.mutants import ALL, BUGS, CONDITIONS, CONTROLS, FAMILIES, Mutant, holds, mutant
+from tlora_ref.verification.scenarios import encoder_loss, encoder_scenarios
+from tlora_ref.verification.scorers import CHECKERS, clean, problems, score
 
 of_a_kernel = [m for m in ALL if m.op in OPS]
 by_name = {"ids": lambda m: m.name}
@@ -304,7 +305,7 @@ def test_clean_configurations_are_accepted():
 @pytest.fixture
 def few_checkers(monkeypatch):
     """The job with two checkers, in this process, on bugs that take no time."""
-    from tlora_ref.jobs import mutants as job
+    from tlora_ref.lab.jobs import mutants as job
 
     monkeypatch.setattr(job, "CHECKERS", {name: CHECKERS[name] for name in ("tlora_ref", "JAX")})
     monkeypatch.setattr(job, "CONFIGURATIONS", 4)
@@ -341,7 +342,9 @@ def test_the_job_fails_if_the_projects_checker_misses_a_bug(few_checkers, monkey
 
 
 def test_importing_the_mutants_and_scorers_loads_no_torch():
-    code = "import sys, tlora_ref.gradcheck.mutants, tlora_ref.gradcheck.scorers; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, tlora_ref.verification.mutants, tlora_ref.verification.scorers; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -16,7 +16,7 @@ PACKAGE = Path(tlora_ref.__file__).parent
 ROOT = PACKAGE.parent
 
 
-@pytest.mark.parametrize("module", ["tlora_ref", "tlora_ref.by_hand", "tlora_ref.gradcheck", "tlora_ref.glue"])
+@pytest.mark.parametrize("module", ["tlora_ref", "tlora_ref.by_hand", "tlora_ref.gradcheck", "tlora_ref.lab.glue"])
 def test_importing_loads_neither_torch_nor_matplotlib_nor_sklearn(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'matplotlib', 'sklearn', 'tqdm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -124,8 +124,8 @@ def test_a_snippet_of_the_readme_prints_what_stands_under_it(number, tmp_path):
 @pytest.mark.parametrize("name", ["demo", "compare", "audit", "text", "text_all_layers"])
 def test_a_table_of_the_readme_is_the_one_of_its_results(name):
     """Tables are generated: from the JSON of a run, by the job's own function."""
-    report = json.loads((PACKAGE / "bench" / "results" / f"{name}.json").read_text())
-    module = import_module(f"tlora_ref.jobs.{report['job']}")
+    report = json.loads((PACKAGE / "lab" / "bench" / "results" / f"{name}.json").read_text())
+    module = import_module(f"tlora_ref.lab.jobs.{report['job']}")
     rows = report["methods" if name == "demo" else "rows"]
     found = re.search(rf"<!-- table: {name} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert found.group(1) == module.results_table(rows) + "\n"
@@ -133,8 +133,8 @@ def test_a_table_of_the_readme_is_the_one_of_its_results(name):
 
 @pytest.mark.parametrize("part", ["layers", "encoder", "check"])
 def test_a_table_of_bench_is_the_one_of_its_results(part):
-    tables = import_module("tlora_ref.jobs.bench").TABLES
-    report = json.loads((PACKAGE / "bench" / "results" / "bench.json").read_text())
+    tables = import_module("tlora_ref.lab.jobs.bench").TABLES
+    report = json.loads((PACKAGE / "lab" / "bench" / "results" / "bench.json").read_text())
     found = re.search(rf"<!-- table: bench {part} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert found.group(1) == tables[part](report[part]) + "\n"
     assert not report["quick"]

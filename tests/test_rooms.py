@@ -7,10 +7,10 @@ import pytest
 
 from tlora_ref import init_encoder
 from tlora_ref.__main__ import main
-from tlora_ref.data import Part
-from tlora_ref.jobs import demo
-from tlora_ref.jobs.digits import ENCODER, Plan, Task, Way, adapt
-from tlora_ref.jobs.rooms import ByAutograd, ByHand
+from tlora_ref.lab.data import Part
+from tlora_ref.lab.digits import ENCODER, Plan, Task, Way, adapt
+from tlora_ref.lab.jobs import demo
+from tlora_ref.room import ByAutograd, ByHand
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def slow(_, task):
 
 KILLED = """
 from {module} import slow
-from tlora_ref.jobs.runs import run_all
+from tlora_ref.lab.runs import run_all
 
 if __name__ == "__main__":
     run_all(slow, None, [1, 2], "slow", workers=2)

@@ -6,14 +6,7 @@ from test_encoder import tiny
 
 from tlora_ref import AdapterConfig, InputError, ShapeError, TrainConfig, attach, init_encoder
 from tlora_ref.by_hand import evaluate, merge, train
-from tlora_ref.by_hand.train import (
-    adamw_init,
-    adamw_step,
-    batches,
-    clip_gradients,
-    dropout_masks,
-    learning_rate,
-)
+from tlora_ref.by_hand.train import adamw_init, adamw_step, batches, clip_gradients, dropout_masks, learning_rate
 from tlora_ref.config import EncoderConfig
 from tlora_ref.loop import NonFiniteError
 from tlora_ref.registry import MATRICES

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tlora_ref.glue.tasks import TASKS, GlueTask
+from tlora_ref.lab.glue.tasks import TASKS, GlueTask
 
 ANIMALS = ("cat", "dog", "horse", "crow", "toad")
 VERBS = ("sees", "hears", "follows", "finds")

@@ -22,6 +22,9 @@ JOBS = {
     "export": "an adapter file as a LoRA for Hugging Face PEFT",
 }
 
+HOMES = {"course": ".course.job"}
+"""Where a job lives; the others are files of lab/jobs."""
+
 EXTRAS = {
     "torch": "torch",
     "peft": "test",
@@ -46,7 +49,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, summary in JOBS.items():
         job = jobs.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == chosen:
-            module = import_module(f".jobs.{name}", __package__)
+            module = import_module(HOMES.get(name, f".lab.jobs.{name}"), __package__)
             job.description = module.__doc__
             module.add_arguments(job)
             job.set_defaults(run=module.run)

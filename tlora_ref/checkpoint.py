@@ -131,10 +131,7 @@ def write_adapter(adapter: Adapter, path: str | Path, compact: bool = True) -> N
     config = json.loads(json.dumps(config))  # as it will be read
     metadata = {"tlora_ref": json.dumps(config | {"sha256": _digest(config, tensors)}, separators=(",", ":"))}
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    try:
-        write_atomic(Path(path), safetensors.numpy.save(tensors, metadata))
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    write_atomic(Path(path), safetensors.numpy.save(tensors, metadata))
 
 
 def read_adapter(path: str | Path) -> Adapter:

@@ -15,7 +15,17 @@ from .shapes import InputError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write the file whole: a temporary file beside it, fsync, rename. An interruption leaves the old one."""
+    """Write the file whole: a temporary file beside it, fsync, rename. An interruption leaves the old one.
+
+    Raises InputError if it cannot be written.
+    """
+    try:
+        _write(path, content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -43,7 +53,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes | str]) -> None:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         for name, content in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(temporary / name, content)
+            _write(temporary / name, content)
         temporary.chmod(0o755)
         if folder.exists():
             folder.rmdir()

@@ -21,15 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model import (
-    Model,
-    adapter_arguments,
-    check_inputs,
-    check_layer,
-    mergeable,
-    padded_positions,
-    with_merged,
-)
+from ..model import Model, adapter_arguments, check_inputs, check_layer, mergeable, padded_positions, with_merged
 from ..registry import METHODS, OPS
 from ..shapes import InputError
 from .ops import (

@@ -8,14 +8,7 @@ pretrained.py  a published BERT or RoBERTa, from its folder of files
 """
 
 from ..model import Model, unmerge
-from .adapters import (
-    lora_delta_w,
-    lora_linear_bwd,
-    lora_linear_fwd,
-    tlora_delta_w,
-    tlora_linear_bwd,
-    tlora_linear_fwd,
-)
+from .adapters import lora_delta_w, lora_linear_bwd, lora_linear_fwd, tlora_delta_w, tlora_linear_bwd, tlora_linear_fwd
 from .encoder import encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, merge
 from .pretrained import load_pretrained
 from .train import evaluate, train

@@ -19,15 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model import (
-    Model,
-    adapter_arguments,
-    check_inputs,
-    check_layer,
-    mergeable,
-    padded_positions,
-    with_merged,
-)
+from ..model import Model, adapter_arguments, check_inputs, check_layer, mergeable, padded_positions, with_merged
 from ..registry import METHODS, OPS
 from .ops import (
     Array,
@@ -54,7 +46,6 @@ from .ops import (
     tanh_bwd,
     tanh_fwd,
 )
-from .pretrained import load_pretrained as load_pretrained
 
 Keep = Mapping[str, Array]
 """Dropout masks by matrix name, each already divided by (1 - p)."""

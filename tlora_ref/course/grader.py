@@ -28,13 +28,13 @@ import numpy as np
 
 from ..gradcheck import Report
 from ..gradcheck import check as check_gradient
-from ..gradcheck.mutants import mutant
 from ..gradcheck.oracles import spell
 from ..gradcheck.pair import leaves, relayout
 from ..gradcheck.point import same_bits
-from ..gradcheck.scenarios import Case, scenarios
 from ..registry import OPS
 from ..shapes import InputError
+from ..verification.mutants import mutant
+from ..verification.scenarios import Case, scenarios
 
 Trace = list[Any]
 """What an answer does, point by point: its arrays, or the name of the exception it stopped with."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.spectra import singular_values
-from ..analysis.subspace import best_share, captured_share, isotropic_share
+from ..lab.analysis.spectra import singular_values
+from ..lab.analysis.subspace import best_share, captured_share, isotropic_share
 from .grader import Misconception, Values
 
 Array = np.ndarray

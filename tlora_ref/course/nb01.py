@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..by_hand import tlora_linear_bwd, tlora_linear_fwd
-from ..gradcheck.scenarios import scenarios
 from ..registry import OPS
 from ..shapes import ShapeError, bind
+from ..verification.scenarios import scenarios
 from .grader import Judged, Misconception, Values
 
 Array = np.ndarray

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..gradcheck.mutants import mutant
-from ..gradcheck.scenarios import scenarios
 from ..registry import OPS
+from ..verification.mutants import mutant
+from ..verification.scenarios import scenarios
 from .grader import Judged, Misconception, Values
 
 Array = np.ndarray

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..gradcheck import check
-from ..gradcheck.mutants import BUGS, Mutant, holds, mutant
-from ..gradcheck.scenarios import draw_case
 from ..registry import OPS
 from ..shapes import InputError
+from ..verification.mutants import BUGS, Mutant, holds, mutant
+from ..verification.scenarios import draw_case
 from .grader import Judged, Misconception
 
 Array = np.ndarray

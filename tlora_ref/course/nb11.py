@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.similarity import cosine, unrelated_cosine
-from ..analysis.subspace import captured_share
+from ..lab.analysis.similarity import cosine, unrelated_cosine
+from ..lab.analysis.subspace import captured_share
 from .grader import Misconception, Values
 
 Array = np.ndarray

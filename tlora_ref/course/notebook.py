@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.plots import STYLE
+from ..lab.analysis.plots import STYLE
 
 FROZEN, TRAINED, DATA = "#BFC5CC", "#0072B2", "#F0E442"
 """What is frozen, what is trained, and activations: told apart in grey too, and hatched where it matters."""

@@ -1,4 +1,4 @@
-"""Verification of hand-written gradients, of this project's kernels and of anyone's function.
+"""Verification of hand-written gradients: for anyone's function, with no knowledge of this project's methods.
 
 checker.py      check(fn, vjp, inputs): a verdict per array
 report.py       what a check found, as text, HTML and JSON
@@ -7,11 +7,7 @@ pair.py         calling a function and its backward, whatever their form
 oracles.py      derivatives from function values alone: complex step, differences, fractions, 50 digits
 arithmetic.py   arrays of fractions, and of 50-digit numbers that kernels run on
 hints.py        what a wrong factor may be
-scenarios.py    the points that together expose what one random point hides
 torch_check.py  check_torch(fn_or_module, inputs): the same for torch
-suite.py        every kernel and the encoder's loss, by every oracle, over every scenario
-mutants/        seeded bugs, the test of a checker
-scorers.py      score(checker): which of them it finds; the checkers in common use
 """
 
 from typing import Any
@@ -19,7 +15,6 @@ from typing import Any
 from .checker import check
 from .oracles import ORACLES, OracleError, central_gradient, complex_step_gradient, relative_error
 from .report import GradientError, Report, Row
-from .scorers import score
 
 __all__ = [
     "ORACLES",
@@ -32,7 +27,6 @@ __all__ = [
     "check_torch",
     "complex_step_gradient",
     "relative_error",
-    "score",
 ]
 
 

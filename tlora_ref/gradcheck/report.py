@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from math import isfinite
 
-from ..jobs.output import table
+from ..tables import table
 
 VERDICTS = {
     "PASS": "the gradient agrees with the oracle",

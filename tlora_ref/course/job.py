@@ -1,0 +1,86 @@
+"""Write the course: the tutorials as a student gets them, solutions removed, graders kept, nothing executed.
+
+    python -m tlora_ref course --out DIR
+    python -m tlora_ref course --out DIR --instructor
+
+DIR is a new or empty folder, written whole or not at all. --instructor adds DIR/instructor with the solved
+notebooks in nbgrader's layout (source/tlora; run nbgrader in DIR/instructor) and a teaching note per notebook.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..files import write_folder
+from ..shapes import InputError
+from . import exercises, notebooks
+from .edition import requirements, student_edition
+
+TUTORIALS = Path(__file__).parents[2] / "tutorials"
+
+CONFIG = """c = get_config()  # noqa: F821
+c.CourseDirectory.course_id = "tlora"
+c.ExecutePreprocessor.timeout = 120
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``course``."""
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument("--instructor", action="store_true", help="add the solved notebooks and the teaching notes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the job; 0 when the folder is written."""
+    files = student_files() | (instructor_files() if args.instructor else {})
+    write_folder(Path(args.out), files)
+    count = sum(name.endswith(".ipynb") and "/" not in name for name in files)
+    graded = sum(len(exercises(number)) for number in notebooks())
+    print(f"{count} notebooks with {graded} exercises: {args.out}")
+    if args.instructor:
+        print(f"solved, for nbgrader, and teaching notes: {Path(args.out) / 'instructor'}")
+    print(f"start: pip install -r {Path(args.out) / 'requirements.txt'} && jupyter lab {args.out}")
+    return 0
+
+
+def student_files() -> dict[str, str]:
+    """The student edition by file name."""
+    import nbformat
+
+    written = {path.name: nbformat.writes(student_edition(_read(path))) + "\n" for path in solved()}
+    return {**written, "requirements.txt": requirements()}
+
+
+def instructor_files() -> dict[str, str]:
+    """The instructor's part by file name."""
+    files = {f"instructor/source/tlora/{path.name}": path.read_text(encoding="utf-8") for path in solved()}
+    for path in solved():
+        files[f"instructor/notes/{path.stem}.md"] = teaching_note(path)
+    return {**files, "instructor/nbgrader_config.py": CONFIG, "instructor/requirements.txt": requirements()}
+
+
+def solved() -> list[Path]:
+    """The notebooks of the repository, in order. Raises InputError where there are none."""
+    found = sorted(TUTORIALS.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise InputError(f"no notebooks in {TUTORIALS}, expected a checkout of the repository (pip install -e .)")
+    return found
+
+
+def teaching_note(path: Path) -> str:
+    """The note beside the notebook, and what its graders recognise, from the exercises themselves."""
+    lines = [(path.parent / "notes" / f"{path.stem}.md").read_text(encoding="utf-8").rstrip(), ""]
+    if path.name[:2] in notebooks():
+        lines += ["## What the graders say", "", "The message a student gets for each mistake that is recognised."]
+        for exercise in exercises(path.name[:2]).values():
+            lines += ["", f"**{exercise.name}**", ""]
+            lines += [f"- {misconception.says}" for misconception in exercise.misconceptions]
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> Any:
+    import nbformat
+
+    return nbformat.read(path, as_version=4)

@@ -1,0 +1,44 @@
+"""Eigenvalues, singular values, and how many directions a matrix really uses.
+
+Equation    effective rank = exp(-sum p log p),  p = s / sum(s), s the singular values
+            (O. Roy and M. Vetterli, The effective rank, EUSIPCO 2007): k equal singular values give k.
+Checked by  tests/test_analysis.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...shapes import InputError, ShapeError
+
+Array = np.ndarray
+
+
+def eigenvalues(W: Array) -> Array:
+    """(n,) complex, the largest modulus first. Raises ShapeError unless W is square: others have none."""
+    if W.ndim != 2 or W.shape[0] != W.shape[1]:
+        raise ShapeError(f"a matrix of shape {W.shape} has no eigenvalues, expected a square one")
+    found = np.linalg.eigvals(np.asarray(W, dtype=np.float64)).astype(np.complex128)
+    return found[np.argsort(-np.abs(found), kind="stable")]
+
+
+def singular_values(W_IO: Array) -> Array:
+    """(min(I, O),), the largest first."""
+    return np.linalg.svd(np.asarray(W_IO, dtype=np.float64), compute_uv=False)
+
+
+def effective_rank(W_IO: Array) -> float:
+    """Between 1 and min(I, O). Raises InputError for a zero matrix."""
+    s_K = singular_values(W_IO)
+    if s_K.sum() == 0:
+        raise InputError("a zero matrix has no effective rank")
+    p_K = s_K[s_K > 0] / s_K.sum()
+    return float(np.exp(-(p_K * np.log(p_K)).sum()))
+
+
+def spectral_distance(one: Array, other: Array) -> float:
+    """Wasserstein-1 distance between the moduli of the eigenvalues of two square matrices of one size: the mean
+    distance between them in order of size."""
+    if one.shape != other.shape:
+        raise ShapeError(f"matrices of shapes {one.shape} and {other.shape}, expected equal ones")
+    return float(np.abs(np.abs(eigenvalues(one)) - np.abs(eigenvalues(other))).mean())

@@ -1,0 +1,120 @@
+"""A training step of the encoder by hand beside eager PyTorch, and beside its matrix products alone.
+
+Equation    forward, backward of the adapters, AdamW; 2 layers, hidden width 4 D, 64 sequences of 16 tokens, TLoRA of
+            rank 8 on query and value, float32
+Checked by  tests/test_bench.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ... import by_autograd, by_hand
+from ...by_hand.train import adamw_init, adamw_step
+from ...config import AdapterConfig, EncoderConfig, TrainConfig
+from ...counts import encoder_activations
+from ...init import attach, init_encoder
+from ...model import Model
+from .memory import cached_bytes, peak_bytes
+from .timing import interleaved
+
+WIDTHS = (32, 64, 128, 256, 384)
+SEQUENCES, TIME = 64, 16
+ADAPTER = AdapterConfig(rank=8)
+HAND, TORCH, PRODUCTS = "by hand", "PyTorch", "matrix products alone"
+
+
+def encoder_config(width: int) -> EncoderConfig:
+    """The encoder of one width."""
+    return EncoderConfig(width=width, layers=2, heads=4, hidden=4 * width, time=TIME, features=8)
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (64, 16, 8) and labels (64,)."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((SEQUENCES, TIME, 8)).astype(np.float32), rng.integers(0, 10, SEQUENCES)
+
+
+def step_by_hand(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+    """One step in NumPy; every call is the same step."""
+    params, config = {name: model.params[name] for name in sorted(model.trained)}, TrainConfig()
+    state = adamw_init(params)
+
+    def call() -> dict[str, np.ndarray]:
+        _, grads, _ = by_hand.loss_and_grads(model, x, y)
+        return adamw_step(params, grads, state, 1e-3, config)
+
+    return call
+
+
+def step_in_torch(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+    """The same in eager PyTorch."""
+    import torch
+
+    from ...by_autograd.encoder import leaves
+    from ...by_autograd.train import adamw
+    from ...by_autograd.train import adamw_step as torch_step
+
+    config, twin = TrainConfig(), leaves(by_autograd.to_torch(model))
+    params = {name: twin.params[name] for name in sorted(twin.trained)}
+    optimizer = adamw(params, config)
+    tokens, labels = torch.from_numpy(x), torch.from_numpy(y)
+
+    def call() -> dict[str, Any]:
+        _, grads, _ = by_autograd.loss_and_grads(twin, tokens, labels)
+        torch_step(params, grads, optimizer, 1e-3)
+        return params
+
+    return call
+
+
+def products(config: EncoderConfig) -> Callable[[], Any]:
+    """The step's large matrix products and nothing else: per layer 4 of D x D and 2 of D x F forward; backward the two
+    of F and the output projection, and above the lowest layer query, key and value."""
+    D, F, N = config.width, config.hidden, SEQUENCES * TIME
+    rng = np.random.default_rng(0)
+    x_ND, h_NF, W_DD, W_DF, W_FD = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((N, D), (N, F), (D, D), (D, F), (F, D))
+    )
+
+    def call() -> None:
+        for _ in range(config.layers):
+            for _ in range(4):
+                x_ND @ W_DD
+            x_ND @ W_DF
+            h_NF @ W_FD
+        for layer in range(config.layers):
+            for _ in range(4 if layer else 1):
+                x_ND @ W_DD.T
+            x_ND @ W_FD.T
+            h_NF @ W_DF.T
+
+    return call
+
+
+def measure(width: int, seconds: float) -> dict[str, Any]:
+    """One width: the step's time over torch's and over the products', and its memory over the closed form."""
+    x, y = data()
+    config = encoder_config(width)
+    model = attach(init_encoder(config), ADAPTER)
+    hand = step_by_hand(model, x, y)
+    contestants = {HAND: hand, TORCH: step_in_torch(model, x, y), PRODUCTS: products(config)}
+    times = interleaved(contestants, TORCH, seconds)
+    over_torch = times[HAND].summary()
+    over_products = np.array(times[HAND].seconds) / np.array(times[PRODUCTS].seconds)
+    _, cache = by_hand.encoder_fwd(model, x)
+    return {
+        "width": width,
+        "seconds_by_hand": over_torch["seconds"],
+        "seconds_torch": times[TORCH].summary()["seconds"],
+        "ratio_torch": over_torch["ratio"],
+        "low_torch": over_torch["low"],
+        "high_torch": over_torch["high"],
+        "ratio_products": float(np.median(over_products)),
+        "kept_bytes": cached_bytes(cache, model.params.values()),
+        "closed_form_bytes": 4 * encoder_activations(config, ADAPTER, SEQUENCES, TIME),
+        "peak_bytes": peak_bytes(hand),
+    }

@@ -1,0 +1,150 @@
+"""The family compared: every method on the shifted digits, at its natural rank, over ranks, and at equal counts.
+
+Every setting gets the same search over learning rates on validation images; accuracies are on test images, over
+the same seeds for all, and the differences to LoRA are paired by seed with a bootstrap interval. Finished runs are
+kept in the output folder: an interrupted comparison goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from statistics import mean, stdev
+from typing import Any
+
+from ...counts import trained
+from ...model import adapted_matrices
+from ...registry import METHODS
+from ...room import ByHand
+from ...shapes import InputError
+from ...tables import output_folder, table, write_csv, write_json
+from ..analysis.statistics import paired_difference
+from ..data import SHIFTS, load_digits
+from ..digits import ENCODER, FULL, QUICK, Task, Way, fingerprint, pretrain, score, search
+from ..runs import one_thread, run_all
+
+NATURAL = dict.fromkeys(METHODS, 8) | {"vera": 32, "lora_xs": 16, "edora": 16, "tlora": 16}
+"""The rank of each method as its paper would choose it for a model of this width."""
+
+RANKS = dict.fromkeys(METHODS, (2, 8, 32)) | {"lora": (1, 2, 8), "lora_fa": (2, 8, 16), "dora": (1, 2, 8)}
+"""The ranks of each method's curve."""
+
+LEFT_OUT = ("dora_full", "mtlora_icfm", "mtlora_ctcm", "mtlora_dtsm")
+"""Variants that only --methods brings in."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``compare``."""
+    default = [m for m in METHODS if m not in LEFT_OUT]
+    parser.add_argument("--shift", default="rot90", help=f"what happens to the digits: {', '.join(SHIFTS)} (rot90)")
+    parser.add_argument("--methods", default=",".join(default), help=f"some of {', '.join(METHODS)} (%(default)s)")
+    parser.add_argument("--budget", type=int, default=1000, help="trained numbers for the matched setting (1000)")
+    parser.add_argument("--seeds", type=int, default=5, help="runs per setting (5)")
+    parser.add_argument("--quick", action="store_true", help="short runs, two seeds, no curves over rank")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
+    parser.add_argument("--out", default="out/compare", help="folder for results, figure and runs (out/compare)")
+
+
+def trained_count(method: str, rank: int) -> int:
+    """Trained numbers of a method on the job's encoder."""
+    return trained(method, adapted_matrices(ENCODER, Way("", method, rank).adapter()).values(), rank)
+
+
+def matched_rank(method: str, budget: int) -> int:
+    """The rank whose count is nearest to the budget, the smaller one of two."""
+    return min(range(1, ENCODER.width + 1), key=lambda rank: abs(trained_count(method, rank) - budget))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the comparison; 0 when it is done."""
+    methods = [name.strip() for name in args.methods.split(",")]
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise InputError(f"--methods names {unknown[0]!r}, expected some of {', '.join(METHODS)}")
+    for name, value in (("--seeds", args.seeds), ("--budget", args.budget)):
+        if value < 1:
+            raise InputError(f"{name} is {value}, expected at least 1")
+    methods = list(dict.fromkeys(["lora", *methods]))  # LoRA is what the others are held against
+    upright, shifted = load_digits("none"), load_digits(args.shift)
+    from ..analysis import plots
+
+    folder = output_folder(args.out)
+    plan, seeds = (QUICK, min(2, args.seeds)) if args.quick else (FULL, args.seeds)
+    room = ByHand()
+    with one_thread():
+        base = pretrain(room, upright["train"], plan)
+    store = folder / f"runs-{args.shift}-{fingerprint(base)}.jsonl"
+
+    settings = {
+        method: {"natural": NATURAL[method], "matched": matched_rank(method, args.budget)}
+        | ({} if args.quick else {f"rank {rank}": rank for rank in RANKS[method]})
+        for method in methods
+    }
+    adapters = [Way(method, method, rank) for method in methods for rank in sorted(set(settings[method].values()))]
+    ways = [Way("head", "head"), Way("full", "full"), *adapters]
+    shared = (room, base, shifted)
+    best = search(shared, ways, plan, store)
+    tasks = [Task(way, best[way], seed, plan.epochs, "test") for way in ways for seed in range(seeds)]
+    results = run_all(score, shared, tasks, "seeds", store=store)
+    accuracies: dict[Way, list[float]] = {way: [] for way in ways}
+    for task, result in zip(tasks, results, strict=True):
+        accuracies[task.way].append(result["accuracy"])
+
+    def row(way: Way, setting: str, against: Way | None) -> dict[str, Any]:
+        values = accuracies[way]
+        difference = paired_difference(values, accuracies[against]) if against else None
+        return {
+            "method": way.label,
+            "setting": setting,
+            "rank": way.rank,
+            "trained": way.counts(base).trained,
+            "learning_rate": best[way],
+            "accuracy_mean": mean(values),
+            "accuracy_std": stdev(values) if len(values) > 1 else 0.0,
+            "minus_lora": difference.mean if difference else None,
+            "minus_lora_low": difference.low if difference else None,
+            "minus_lora_high": difference.high if difference else None,
+        }
+
+    rows = [row(Way(kind, kind), "reference", None) for kind in ("head", "full")]
+    for setting in ("natural", "matched"):
+        lora = Way("lora", "lora", settings["lora"][setting])
+        rows += [row(Way(m, m, settings[m][setting]), setting, None if m == "lora" else lora) for m in methods]
+    curves = [row(way, "curve", None) for way in adapters]
+    report = {"job": "compare", "shift": args.shift, "budget": args.budget, "quick": args.quick, "seeds": seeds,
+              "rows": rows, "curves": curves}  # fmt: skip
+    write_json(folder / "compare.json", report)
+    write_csv(folder / "compare.csv", rows)
+    plots.methods_over_rank(folder / "compare", args.shift, rows[:2], curves)
+    if args.json:
+        print(json.dumps(report, indent=1))
+        return 0
+    print(results_table(rows))
+    print(
+        f"natural: each method's usual rank; matched: the rank whose count is nearest to {args.budget:,}, where that is"
+    )
+    print(f"far off the method has no nearer one. Test accuracy over {seeds} seeds; differences to LoRA of the same")
+    print("setting are paired by seed, with a 95 % bootstrap interval over the pairs. Learning rates")
+    print(f"{list(plan.rates)}, chosen per setting on validation images. Results and figure: {folder}/")
+    return 0
+
+
+def results_table(rows: list[dict[str, Any]]) -> str:
+    """The table for a terminal."""
+    header = ["method", "setting", "rank", "trained", "lr", "accuracy", "std", "minus LoRA"]
+    lines = [
+        [
+            r["method"],
+            r["setting"],
+            str(r["rank"] or ""),
+            f"{r['trained']:,}",
+            f"{r['learning_rate']:g}",
+            f"{r['accuracy_mean']:.3f}",
+            f"{r['accuracy_std']:.3f}",
+            ""
+            if r["minus_lora"] is None
+            else f"{r['minus_lora']:+.3f} [{r['minus_lora_low']:+.3f}, {r['minus_lora_high']:+.3f}]",
+        ]
+        for r in rows
+    ]
+    return table(header, lines)

@@ -1,0 +1,114 @@
+"""How many numbers a method trains and stores on a known model, or on any number of layers of any width, and what
+AdamW keeps for them; next to LoRA of the same rank. Closed forms: no model is built.
+
+    python -m tlora_ref count --model roberta-large --rank 32 --targets query,value
+    python -m tlora_ref count --layers 48 --width 1600 --rank 16 --method adapter_h
+
+Adapter-H and -P sit in blocks: they are counted at the model's width, as often in a layer as they sit there, and
+the LoRA beside them is the one on query and value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ...config import AdapterConfig
+from ...counts import Counts, frozen, trained
+from ...known import KNOWN, Shape, chosen, plain
+from ...registry import BLOCKS, METHODS
+from ...shapes import InputError
+from ...tables import size, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``count``."""
+    parser.add_argument("--model", help=f"one of {', '.join(KNOWN)}")
+    parser.add_argument("--layers", type=int, help="instead of --model: number of layers")
+    parser.add_argument("--width", type=int, help="instead of --model: model width, a quarter of the feed-forward's")
+    parser.add_argument("--rank", type=int, default=32, help="rank of the adapter (32)")
+    parser.add_argument("--targets", help="matrices, by comma: query, key, value, output, ffn_in, ffn_out, or names "
+                        f"such as q_proj (query,value); for adapter_h and adapter_p {', '.join(BLOCKS)}")  # fmt: skip
+    parser.add_argument("--method", default="tlora", help=f"one of {', '.join(METHODS)} (tlora)")
+    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the job; 0 when the counts are printed."""
+    shape = _shape(args)
+    targets = None if args.targets is None else tuple(dict.fromkeys(name.strip() for name in args.targets.split(",")))
+    config = AdapterConfig(method=args.method, rank=args.rank, targets=targets)
+    places = _places(shape, config)
+    for name, (I, O) in places:
+        if config.rank > min(I, O):
+            raise InputError(f"--rank is {config.rank}, larger than min(I, O) = {min(I, O)} of {name}")
+    beside = places if METHODS[config.method].on_matrices else _places(shape, AdapterConfig("lora", config.rank))
+    on = {config.method: places, "lora": beside}
+    rows = [_row(method, [size for _, size in on[method]] * shape.layers, config.rank) for method in on]
+    rows[0]["ratio_to_lora"] = rows[-1]["trained"] / rows[0]["trained"]
+    if args.json:
+        layout = [{"name": f"{shape.prefix}.*.{name}", "shape": size} for name, size in places]
+        print(json.dumps({"job": "count", "model": args.model, "layers": shape.layers, "targets": config.targets,
+                          "matrices": layout, "methods": rows}, indent=1))  # fmt: skip
+        return 0
+    kind = "matrices" if METHODS[config.method].on_matrices else "blocks"
+    print(f"{args.model or f'width {args.width}'}, rank {config.rank}, {len(places) * shape.layers} {kind}:")
+    roles = {linear.name: linear.roles for linear in shape.block}
+    for name, (I, O) in places:
+        both = f"  ({', '.join(roles[name])} in one)" if len(roles.get(name, ())) > 1 else ""
+        print(f"  {shape.layers} x {shape.prefix}.*.{name}  {I} x {O}{both}")
+    print()
+    header = ["method", "trained", "stored", "in float32", "AdamW, float32", "drawn from the seed"]
+    print(table(header, [
+        [r["method"], f"{r['trained']:,}", f"{r['stored']:,}", size(r["stored_bytes"]), size(r["optimizer_bytes"]),
+         f"{r['frozen_random'] if METHODS[r['method']].from_seed else 0:,}"]
+        for r in rows
+    ]))  # fmt: skip
+    if not METHODS[config.method].from_seed:
+        print(f"\n{config.method} takes its frozen factors from W0: a file holds them too.")
+    if len(rows) > 1:
+        where = "" if METHODS[config.method].on_matrices else " on query and value"
+        print(f"\nLoRA of the same rank{where} trains {rows[0]['ratio_to_lora']:.2f} times as many.")
+    return 0
+
+
+def _places(shape: Shape, config: AdapterConfig) -> list[tuple[str, tuple[int, int]]]:
+    """Name and (I, O) of what is adapted in one layer: matrices, or blocks of the model's width."""
+    if METHODS[config.method].on_matrices:
+        return [(linear.name, linear.shape) for linear in chosen(shape, config.targets)]
+    unknown = [target for target in config.targets if target not in BLOCKS]
+    if unknown:
+        raise InputError(f"unknown target {unknown[0]!r} for {config.method}, expected some of {', '.join(BLOCKS)}")
+    width = chosen(shape, ("output",))[0].shape[1]
+    return [(block, (width, width)) for block in config.targets]
+
+
+def _shape(args: argparse.Namespace) -> Shape:
+    explicit = [value for value in (args.layers, args.width) if value is not None]
+    if args.model is None and len(explicit) == 2:
+        if min(explicit) < 1:
+            raise InputError(f"--layers is {args.layers} and --width {args.width}, expected whole numbers, at least 1")
+        return plain(args.layers, args.width)
+    if args.model is None or explicit:
+        raise InputError("expected either --model, or both --layers and --width")
+    if args.model not in KNOWN:
+        raise InputError(f"--model is {args.model!r}, expected one of {', '.join(KNOWN)}")
+    return KNOWN[args.model]
+
+
+def _row(method: str, matrices: list[tuple[int, int]], rank: int) -> dict[str, Any]:
+    n = trained(method, matrices, rank)
+    random = frozen(method, matrices, rank)
+    counts = Counts(base=0, trained=n, frozen_random=random, optimizer=2 * n, from_seed=METHODS[method].from_seed)
+    return {
+        "method": method,
+        "rank": rank,
+        "trained": n,
+        "stored": counts.stored,
+        "stored_bytes": counts.stored_bytes(),
+        "frozen_random": counts.frozen_random,
+        "from_seed": counts.from_seed,
+        "optimizer": counts.optimizer,
+        "optimizer_bytes": counts.optimizer_bytes(),
+    }

@@ -1,0 +1,138 @@
+"""Which seeded gradient bugs do gradient checkers find? Rows are families of bugs, columns are checkers, once at a
+generic point and once at the point that TLoRA starts from, where many bugs cannot be seen; then every bug missed,
+by name, and how often right gradients were rejected.
+
+    python -m tlora_ref mutants
+    python -m tlora_ref mutants --json
+
+torch's checker takes part where torch is installed. Exit code 1 if this project's own checker, over all its
+scenarios, misses a bug or rejects a right gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib.util import find_spec
+from textwrap import fill
+from typing import Any
+
+from ...tables import table
+from ...verification.mutants import ALL, BUGS, CONTROLS, FAMILIES, mutant
+from ...verification.scorers import CHECKERS, clean, score
+from ..runs import run_all
+
+CONFIGURATIONS = 60
+"""Right gradients that every checker is asked about."""
+
+OWN, EVERYWHERE = "tlora_ref", "all"
+"""The project's checker, and the point that stands for all scenarios: the only one asked there."""
+
+PARTS = 4
+"""Into how many tasks the mutants are divided, so that no core waits for the slowest checker."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``mutants``."""
+    parser.add_argument("--json", action="store_true", help="print JSON, not tables")
+
+
+def work(_: None, task: tuple[str, str, int]) -> list[str]:
+    """The mutants of one part that a checker rejects at a point; for "clean", the numbers of the configurations."""
+    name, point, part = task
+    if point == "clean":
+        problems = enumerate(clean(CONFIGURATIONS))
+        return [str(i) for i, p in problems if i % PARTS == part and not p.accepted_by(CHECKERS[name])]
+    return list(score(CHECKERS[name], ALL[part::PARTS], point).killed)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the job."""
+    names = [name for name in CHECKERS if find_spec("torch") or not name.startswith("torch")]
+    asked = [(name, point) for name in names for point in ("generic", "initial", "clean")] + [(OWN, EVERYWHERE)]
+    tasks = [(*pair, part) for pair in asked for part in range(PARTS)]
+    rejected: dict[tuple[str, str], set[str]] = {pair: set() for pair in asked}
+    for (name, point, _), found in zip(tasks, run_all(work, None, tasks, "checkers"), strict=True):
+        rejected[name, point] |= set(found)
+    own = rejected[OWN, EVERYWHERE]
+    ok = own == {m.name for m in BUGS} and not rejected[OWN, "clean"]
+    if args.json:
+        print(json.dumps(_as_dict(names, rejected), indent=1))
+    else:
+        _print(names, rejected)
+    if not ok:
+        print("tlora-ref mutants: the project's own checker is not right about all of them", file=sys.stderr)
+    return 0 if ok else 1
+
+
+def _missed(rejected: dict[tuple[str, str], set[str]], name: str, point: str) -> list[str]:
+    return [m.name for m in BUGS if m.name not in rejected[name, point]]
+
+
+def _print(names: list[str], rejected: dict[tuple[str, str], set[str]]) -> None:
+    counted = f"{len(BUGS)} bugs in {len(FAMILIES)} families, {len(CONTROLS)} controls"
+    print(f"{counted}; a cell is the number of bugs found, nothing where all were.")
+    for point, spelt in (("generic", "a generic point"), ("initial", "the initial point: B = 0, alpha = 1, gamma = 1")):
+        print(f"\nAt {spelt}\n")
+        rows = []
+        for family in (*FAMILIES, "all"):
+            members = {m.name for m in BUGS if family in ("all", m.family)}
+            found = [len(members & rejected[name, point]) for name in names]
+            cells = ["" if n == len(members) and family != "all" else str(n) for n in found]
+            rows.append([family, str(len(members)), *cells])
+        alarms = [str(sum(m.name in rejected[name, point] for m in CONTROLS)) for name in names]
+        rows.append(["controls rejected", str(len(CONTROLS)), *alarms])
+        if point == "generic":
+            clean_alarms = [str(len(rejected[name, "clean"])) for name in names]
+            rows.append(["false alarms, clean", str(CONFIGURATIONS), *clean_alarms])
+        print(table(["family", "bugs", *names], rows))
+    alarms = sum(m.name in rejected[OWN, EVERYWHERE] for m in CONTROLS)
+    found = len(BUGS) - len(_missed(rejected, OWN, EVERYWHERE))
+    print(f"\n{OWN} over all scenarios: {found} of {len(BUGS)} bugs, {alarms} of {len(CONTROLS)} controls rejected")
+    _print_missed(names, rejected)
+    missed = _missed(rejected, OWN, EVERYWHERE)
+    if missed:
+        print("\nMissed over all scenarios")
+        for name in missed:
+            print(f"  {name}: {mutant(name).says}")
+
+
+def _print_missed(names: list[str], rejected: dict[tuple[str, str], set[str]]) -> None:
+    missed = {(name, point): set(_missed(rejected, name, point)) for name in names for point in ("generic", "initial")}
+    print("\nMissed at the generic point")
+    for name in names:
+        _list(name, missed[name, "generic"])
+    print("\nMissed at the initial point: by every checker, and besides those and its own above")
+    hidden = set.intersection(*(missed[name, "initial"] for name in names))
+    _list("every checker", hidden)
+    for name in names:
+        _list(name, missed[name, "initial"] - missed[name, "generic"] - hidden)
+
+
+def _list(label: str, names: set[str]) -> None:
+    """The names, or, if they are more than half of all, the names of the others."""
+    few = len(names) <= len(BUGS) // 2
+    chosen = [m.name for m in BUGS if (m.name in names) == few]
+    text = f"{label} ({len(names)}): {'' if few else 'all but '}{', '.join(chosen) or 'none'}"
+    print(fill(text, 116, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+
+
+def _as_dict(names: list[str], rejected: dict[tuple[str, str], set[str]]) -> dict[str, Any]:
+    def verdict(name: str, point: str) -> dict[str, Any]:
+        members = {f: [m.name for m in BUGS if m.family == f] for f in FAMILIES}
+        return {
+            "found": len(BUGS) - len(_missed(rejected, name, point)),
+            "by_family": {f: sum(m in rejected[name, point] for m in group) for f, group in members.items()},
+            "missed": _missed(rejected, name, point),
+            "controls_rejected": [m.name for m in CONTROLS if m.name in rejected[name, point]],
+        }
+
+    checkers = {name: {p: verdict(name, p) for p in ("generic", "initial")} for name in names}
+    for name in names:
+        checkers[name]["clean_rejected"] = sorted(map(int, rejected[name, "clean"]))
+    checkers[OWN]["all_scenarios"] = verdict(OWN, EVERYWHERE)
+    mutants = [{"name": m.name, "op": m.op, "family": m.family, "says": m.says, "visible": m.visible,
+                "equivalent": m.equivalent, "diff": m.diff()} for m in ALL]  # fmt: skip
+    return {"job": "mutants", "bugs": len(BUGS), "controls": len(CONTROLS), "clean": CONFIGURATIONS,
+            "checkers": checkers, "mutants": mutants}  # fmt: skip

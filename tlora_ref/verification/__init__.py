@@ -1,0 +1,11 @@
+"""This project's own gradients, verified: the points, the suite, and the seeded bugs that test a checker.
+
+scenarios.py   the points that together expose what one random point hides
+suite.py       every kernel and the encoder's loss, by every oracle, over every scenario
+mutants/       seeded bugs, the test of a checker
+scorers.py     score(checker): which of them it finds; the checkers in common use
+"""
+
+from .scorers import score
+
+__all__ = ["score"]

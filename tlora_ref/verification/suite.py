@@ -1,0 +1,126 @@
+"""Every kernel and the whole encoder's loss, by every oracle that applies, over every scenario.
+
+One check at one point says little; the suite passes only if nothing fails anywhere and every array's gradient
+was above noise somewhere, so that VACUOUS verdicts cannot add up to a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from ..gradcheck.checker import FLOAT32, check
+from ..gradcheck.oracles import ORACLES
+from ..gradcheck.report import Report
+from ..registry import OPS
+from .scenarios import encoder_scenarios, scenarios
+
+NEEDS = {"torch": "torch", "mpmath": "mpmath"}
+"""Oracles that need a package of their own."""
+
+ENCODERS = (None, "tlora", "lora")
+"""What is attached to the encoders; every method's kernel has lines of its own."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One subject, a kernel of the registry or "encoder", with one of its scenarios; small enough to be sent
+    to another process."""
+
+    subject: str
+    method: str | None
+    scenario: str
+    oracles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one check of the suite found."""
+
+    task: Task
+    oracle: str
+    report: Report
+    flat: frozenset[str] = frozenset()  # gradients that are zero everywhere
+
+
+def available() -> tuple[str, ...]:
+    """The oracles that can run on this machine."""
+    names = ("auto", *(name for name in ORACLES if name != "complex"), "torch")
+    return tuple(name for name in names if name not in NEEDS or find_spec(NEEDS[name]))
+
+
+def tasks() -> list[Task]:
+    """The whole suite. On encoders the slow oracles run at the first scenario only."""
+    found = []
+    for name, op in OPS.items():
+        for scenario, _ in scenarios(op):
+            oracles = ("auto",) if scenario == "float32" else available()
+            found.append(Task(name, None, scenario, tuple(o for o in oracles if o != "exact" or op.exact)))
+    every = tuple(o for o in available() if o != "exact")
+    quick = tuple(o for o in every if o not in ("richardson", "mpmath"))
+    for method in ENCODERS:
+        names = [scenario for scenario, _ in encoder_scenarios(method)]
+        found += [Task("encoder", method, name, quick if i else every) for i, name in enumerate(names)]
+    return found
+
+
+def run_task(_: Any, task: Task) -> list[Found]:
+    """All checks of one scenario."""
+    if task.subject == "encoder":
+        loss = dict(encoder_scenarios(task.method))[task.scenario]
+        pick = {"torch": loss.twin}
+        reports = [check(loss.fn, loss.vjp, loss.inputs, oracle=pick.get(o, o)) for o in task.oracles]
+        return [Found(task, o, report, loss.flat) for o, report in zip(task.oracles, reports, strict=True)]
+    op = OPS[task.subject]
+    args = dict(scenarios(op))[task.scenario].args
+    return [Found(task, oracle, check(op.fwd, op.bwd, args, oracle=oracle)) for oracle in task.oracles]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One subject: the worst over its scenarios.
+
+    ``errors`` by oracle, relative as in report.Row; ``ratios``: error / tolerance.
+    """
+
+    subject: str
+    checks: int
+    errors: dict[str, float]
+    ratios: dict[str, float]
+    untested: tuple[str, ...]
+    failed: tuple[Found, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and every array was tested somewhere."""
+        return not self.failed and not self.untested
+
+
+def summary(found: Sequence[Found]) -> Iterator[Summary]:
+    """One line per subject, in the order of the suite."""
+    subjects: dict[str, list[Found]] = {}
+    for item in found:
+        method = f" + {item.task.method}" if item.task.method else ""
+        subjects.setdefault(f"{item.task.subject}{method}", []).append(item)
+    for subject, items in subjects.items():
+        errors: dict[str, float] = {}
+        ratios: dict[str, float] = {}
+        for item in items:
+            column = "float32" if item.task.scenario == "float32" else COLUMNS.get(item.oracle, item.oracle)
+            for row in item.report.rows:
+                if row.verdict != "VACUOUS" and row.relative is not None:
+                    errors[column] = max(errors.get(column, 0.0), row.relative)
+                    ratios[column] = max(ratios.get(column, 0.0), row.ratio)
+        arrays = {row.array for item in items for row in item.report.rows}
+        tested = {row.array for item in items for row in item.report.rows if row.verdict != "VACUOUS"}
+        flat = frozenset().union(*(item.flat for item in items))
+        failed = tuple(item for item in items if not item.report.ok)
+        yield Summary(subject, len(items), errors, ratios, tuple(sorted(arrays - tested - flat)), failed)
+
+
+COLUMNS = {"auto": "complex"}
+RTOL = {name: oracle.rtol for name, oracle in ORACLES.items()}
+RTOL |= {"auto": RTOL["complex"], "torch": RTOL["complex"], "float32": FLOAT32[0]}
+"""The tolerance of each column; richardson's is up to a hundred times stricter (checker.py)."""
