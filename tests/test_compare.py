@@ -12,10 +12,10 @@ import pytest
 
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.lab.analysis.statistics import paired_difference
 from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, trained_count
 from tlora_ref.lab.runs import read_store, run_all
-from tlora_ref.registry import METHODS
 
 
 def square(shared, task):

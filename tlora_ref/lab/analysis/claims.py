@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from ...by_hand.methods.tlora import factor_stds
 from ...config import EncoderConfig
 from ...counts import encoder_size, trained
-from ...init import factor_stds
 from ...paper import TABLE_1, TABLE_3, VALIDATION
 from .similarity import unrelated_cosine
 from .statistics import column_effect, mean_interval

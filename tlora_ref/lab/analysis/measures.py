@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from ...by_hand.methods.tlora import factor_stds
 from ...config import TrainConfig
-from ...init import factor_stds, normal
-from ...loop import learning_rate
+from ...draws import normal
 from ...model import Model
+from ...training import learning_rate
 from .conserved import OPTIMIZERS, drift
 from .distribution import describe
 from .norms import late_growth

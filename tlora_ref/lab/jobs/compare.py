@@ -12,9 +12,8 @@ import json
 from statistics import mean, stdev
 from typing import Any
 
-from ...counts import trained
-from ...model import adapted_matrices
-from ...registry import METHODS
+from ...by_hand.methods import METHODS
+from ...model import sites
 from ...room import ByHand
 from ...shapes import InputError
 from ...tables import output_folder, table, write_csv, write_json
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def trained_count(method: str, rank: int) -> int:
     """Trained numbers of a method on the job's encoder."""
-    return trained(method, adapted_matrices(ENCODER, Way("", method, rank).adapter()).values(), rank)
+    return METHODS[method].size(sites(ENCODER, Way("", method, rank).adapter()), METHODS[method].trained)
 
 
 def matched_rank(method: str, budget: int) -> int:
