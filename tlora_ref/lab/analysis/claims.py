@@ -418,7 +418,7 @@ def three_matrices(m: Measured) -> Claim:
 
 
 def average(m: Measured) -> Claim:
-    """81.48 %."""
+    """The claim that TLoRA's average accuracy is 81.48 %, against the mean of the paper's own Table 3."""
     found = fmean(TABLE_3["TLoRA 0.049M"])
     return Claim(
         "average 81.48 %",
