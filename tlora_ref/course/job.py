@@ -18,7 +18,9 @@ from ..shapes import InputError
 from . import exercises, notebooks
 from .edition import requirements, student_edition
 
-TUTORIALS = Path(__file__).parents[2] / "tutorials"
+CHECKOUT = Path(__file__).parents[2] / "tutorials"
+INSTALLED = Path(__file__).parent / "tutorials"
+"""Where the notebooks are: in the repository, and in a wheel, which carries them beside this file."""
 
 CONFIG = """c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "tlora"
@@ -62,11 +64,12 @@ def instructor_files() -> dict[str, str]:
 
 
 def solved() -> list[Path]:
-    """The notebooks of the repository, in order. Raises InputError where there are none."""
-    found = sorted(TUTORIALS.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
-        raise InputError(f"no notebooks in {TUTORIALS}, expected a checkout of the repository (pip install -e .)")
-    return found
+    """The solved notebooks, in order. Raises InputError where there are none."""
+    for folder in (INSTALLED, CHECKOUT):
+        paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+        if paths:
+            return paths
+    raise InputError(f"no notebooks in {INSTALLED} or in {CHECKOUT}, expected those of a wheel or of the repository")
 
 
 def teaching_note(path: Path) -> str:
