@@ -1,5 +1,6 @@
 """What the package promises as a whole: what importing it loads, its rooms, what every file says of itself."""
 
+import argparse
 import ast
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tlora_ref
+from tlora_ref.__main__ import JOBS, build_parser
 
 PACKAGE = Path(tlora_ref.__file__).parent
 ROOT = PACKAGE.parent
@@ -66,6 +68,16 @@ def test_a_missing_extra_is_named_and_a_job_without_it_runs(args, blocked, code,
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (code, message)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_help_of_a_job_is_written_in_whole_sentences(name):
+    (jobs,) = (action for action in build_parser(name)._actions if isinstance(action, argparse._SubParsersAction))
+    job = jobs.choices[name]
+    texts = {action.dest: action.help for action in job._actions if action.dest != "help"}
+    for where, text in {"summary": JOBS[name], **texts}.items():
+        assert re.fullmatch(r"[A-Z].*\.", text, re.S), f"{where}: {text!r}"
+    assert re.match(r"[A-Z][^\n]*[.:?]", job.description.replace("\n", " "))
 
 
 def test_by_hand_imports_no_torch_anywhere():

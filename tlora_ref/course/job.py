@@ -1,10 +1,10 @@
-"""Write the course: the tutorials as a student gets them, solutions removed, graders kept, nothing executed.
+"""Write the course: the tutorials as a student gets them, without solutions and outputs, with the graders.
 
     python -m tlora_ref course --out DIR
     python -m tlora_ref course --out DIR --instructor
 
-DIR is a new or empty folder, written whole or not at all. --instructor adds DIR/instructor with the solved
-notebooks in nbgrader's layout (source/tlora; run nbgrader in DIR/instructor) and a teaching note per notebook.
+DIR is a new or empty folder, and it is written whole or not at all. --instructor adds DIR/instructor, which holds the
+solved notebooks in nbgrader's layout (source/tlora; run nbgrader in DIR/instructor) and a teaching note for each.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ c.ExecutePreprocessor.timeout = 120
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``course``."""
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty folder")
-    parser.add_argument("--instructor", action="store_true", help="add the solved notebooks and the teaching notes")
+    parser.add_argument("--out", required=True, metavar="DIR", help="A new or empty folder.")
+    parser.add_argument("--instructor", action="store_true", help="Add the solved notebooks and the teaching notes.")
 
 
 def run(args: argparse.Namespace) -> int:
