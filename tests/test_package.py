@@ -82,7 +82,7 @@ def test_the_help_of_a_job_is_written_in_whole_sentences(name):
 
 def test_by_hand_imports_no_torch_anywhere():
     for path in (PACKAGE / "by_hand").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any("torch" in name or "autograd" in name for name in names), path
@@ -90,7 +90,7 @@ def test_by_hand_imports_no_torch_anywhere():
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "by_hand").glob("[a-z]*.py")), ids=lambda p: p.name)
 def test_every_file_by_hand_opens_with_its_equation_its_twin_and_what_checks_it(path):
-    text = ast.get_docstring(ast.parse(path.read_text()))
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     for heading in ("Equation ", "Twin ", "Checked by "):
         assert re.search(rf"^{heading}", text, re.M), heading
     for test_file in re.findall(r"tests/\w+\.py", text):
@@ -99,5 +99,5 @@ def test_every_file_by_hand_opens_with_its_equation_its_twin_and_what_checks_it(
 
 def test_all_names_in_checked_by_lines_exist():
     for path in PACKAGE.rglob("*.py"):
-        for test_file in re.findall(r"tests/\w+\.py", path.read_text()):
+        for test_file in re.findall(r"tests/\w+\.py", path.read_text(encoding="utf-8")):
             assert (ROOT / test_file).exists(), f"{path}: {test_file}"
