@@ -8,22 +8,21 @@ The rooms:
     lab/           the experiments, and the jobs that ``python -m tlora_ref JOB`` runs
     course/        the exercises of the tutorials, and their graders
 Shared by all rooms:
-    shapes.py      the table of dimension letters
-    config.py      what can be chosen
-    registry.py    one row per kernel and per method
-    model.py       arrays by name, and which of them train
-    init.py        seeded draws of every weight
-    loop.py        batches, masks, learning rate and history of a training run
-    room.py        by_hand or by_autograd, behind the same few functions
-    counts.py      how many numbers a method trains, stores and keeps in the optimizer
-    paper.py       what the paper and its released code claim
-    known.py       the shapes of well-known models
-    checkpoint.py  adapter files
-    export.py      an adapter as a LoRA for PEFT
-    files.py       files and folders that are whole or absent
-    targets.py     modules chosen by name
-    tables.py      the tables and JSON files of the jobs
-    __main__.py    the command line
+    shapes.py        the table of dimension letters
+    methods.py       what a method is, and the table of all
+    config.py        what can be chosen
+    model.py         arrays by name, and which of them train
+    init.py          seeded draws of every weight
+    counts.py        how many numbers a method trains, stores and keeps in the optimizer
+    training.py      the one loop: batches, masks, learning rate and history
+    paper.py         what the paper and its released code claim
+    known.py         the shapes of well-known models
+    adapter_file.py  the format of an adapter file
+    export.py        an adapter as a LoRA for PEFT
+    files.py         files and folders that are whole or absent
+    targets.py       modules chosen by name
+    tables.py        the tables and JSON files of the jobs
+    __main__.py      the command line
 
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.
 """
