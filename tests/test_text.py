@@ -16,7 +16,7 @@ from tlora_ref.lab.digits import Task
 from tlora_ref.lab.jobs import text
 from tlora_ref.lab.text_pairs import following, load_pairs, make_pairs
 from tlora_ref.model import upper_layers
-from tlora_ref.room import ByAutograd, ByHand
+from tlora_ref.lab.rooms import ByAutograd, ByHand
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 

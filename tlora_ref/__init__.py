@@ -1,22 +1,31 @@
 """tlora_ref: TLoRA (arXiv 2504.18735) from scratch, W' = W0 + alpha * A @ B @ C with only B and alpha trained.
 
 The rooms:
-    by_hand       NumPy, every gradient written out; imports no torch. Start at by_hand/methods/tlora.py
-    by_autograd   PyTorch, forward only, and TLoRA into any torch model
-    gradcheck     oracles and a checker for anyone's gradients
-    verification  this project's own gradients: scenarios, the suite, seeded bugs
-    course        exercises of the tutorials, and their graders
-    lab           experiments: what ``python -m tlora_ref JOB`` runs
-Shared by the rooms:
-    shapes        the table of dimension letters     methods    what a kernel and a method are
-    config        what can be chosen                 model      arrays by name, and which of them train
-    draws         seeded draws, a stream per array   init       a fresh encoder; attach and detach
-    counts        closed forms                       training   the one training loop
-    room          what a room offers to both         merging    merge, unmerge, fold
-    checkpoint    adapter files                      export     an adapter as a LoRA for PEFT
-    known         shapes of well-known models        paper      what the paper published
-    targets       modules chosen by name             files      files that are whole or absent
-    tables        tables and result files
+    by_hand/       NumPy, with every gradient written out; imports no torch. Start at by_hand/methods/tlora.py
+    by_autograd/   PyTorch, forward only, and TLoRA in any torch model
+    gradcheck/     oracles and a checker for anyone's gradients
+    verification/  the gradients of this project, checked, and seeded bugs that test the checker
+    lab/           the experiments, and the jobs that ``python -m tlora_ref JOB`` runs
+    course/        the exercises of the tutorials, and their graders
+Shared by all rooms:
+    shapes.py        the table of dimension letters, and the decorator that checks arrays by their names
+    methods.py       what a kernel and an adapter method are, as data
+    config.py        what can be chosen
+    model.py         arrays by name, and which of them train
+    draws.py         seeded draws, a stream for every array
+    init.py          a fresh encoder; an adapter attached and detached
+    counts.py        how many numbers a method trains, stores and keeps in the optimizer
+    room.py          what a room offers to the code that both share
+    training.py      the one loop: batches, masks, learning rate and history
+    merging.py       merge, unmerge and fold
+    paper.py         what the paper and its released code claim
+    known.py         the shapes of well-known models
+    checkpoint.py    adapter files
+    export.py        an adapter as a LoRA for PEFT
+    files.py         files and folders that are whole or absent
+    targets.py       modules chosen by name
+    tables.py        the tables and JSON files of the jobs
+    __main__.py      the command line
 
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.
 """

@@ -17,7 +17,7 @@ from ..config import AdapterConfig, EncoderConfig, TrainConfig
 from ..counts import Counts, count
 from ..init import attach, init_encoder
 from ..model import Model
-from ..room import Room
+from .rooms import Room
 from .data import Part
 from .runs import run_all
 

@@ -11,7 +11,6 @@ statistics.py    what a handful of seeds can say
 measures.py      from the runs of the audit to plain numbers, with controls and ceilings
 claims.py        the paper's claims, and what was measured about each
 verdicts.py      the rules that choose a verdict
-published.py     the tables that the paper printed
 plots.py         one style for all figures: readable in print, in grey and for the colour-blind
 audit_plots.py   the figures of the paper, drawn again
 page.py          the audit as one HTML page that opens from disk

@@ -60,7 +60,7 @@ def _gaps(m: Measured, one: str, other: str) -> list[float]:
 
 
 def counts(m: Measured) -> Claim:
-    """Table 1."""
+    """Do the counts of Table 1 follow from the formulas?"""
     matrices = [(1024, 1024)] * 48
     ours = {r: (trained("tlora", matrices, r), trained("lora", matrices, r)) for r in TABLE_1}
     same = all(ours[r] == TABLE_1[r][:2] and round(ours[r][1] / ours[r][0]) == TABLE_1[r][2] for r in TABLE_1)
@@ -80,7 +80,7 @@ def counts(m: Measured) -> Claim:
 
 
 def ratio_252(m: Measured) -> Claim:
-    """The sentence on 252x."""
+    """Is 252 the ratio to full fine-tuning, as the sentence on Table 1 says?"""
     tlora, lora = (trained(method, [(1024, 1024)] * 48, 8) for method in ("tlora", "lora"))
     full = encoder_size(ROBERTA)
     return Claim(
@@ -98,7 +98,7 @@ def ratio_252(m: Measured) -> Claim:
 
 
 def comparable(m: Measured) -> Claim:
-    """Accuracy against LoRA of the same rank."""
+    """Is TLoRA as accurate as LoRA of the same rank?"""
     gap, margin = _gaps(m, "tlora", "lora"), 0.02
     n = m["counts"]
     verdict = within(gap, low=-margin)
@@ -128,7 +128,7 @@ def comparable(m: Measured) -> Claim:
 
 
 def glue(_: Measured) -> Claim:
-    """Table 3."""
+    """Table 3, GLUE with RoBERTa-large, which cannot be measured at this scale."""
     averages = {name: fmean(row) for name, row in TABLE_3.items()}
     return Claim(
         "GLUE",
@@ -145,7 +145,7 @@ def glue(_: Measured) -> Claim:
 
 
 def gaussian(m: Measured) -> Claim:
-    """Figure 4."""
+    """Figure 4: do the entries of B become Gaussian-like?"""
     d = m["distribution"]
     return Claim(
         "B Gaussian-like",
@@ -167,7 +167,7 @@ def gaussian(m: Measured) -> Claim:
 
 
 def stable_norms(m: Measured) -> Claim:
-    """Figure 5."""
+    """Figure 5: does the norm of B settle towards the end of training?"""
     return Claim(
         "norms settle",
         "The norm of B grows early in training and is stable towards the end.",
@@ -184,7 +184,7 @@ def stable_norms(m: Measured) -> Claim:
 
 
 def alpha_layers(m: Measured) -> Claim:
-    """Figure 6: layers."""
+    """Figure 6: does alpha differ between layers by more than between seeds?"""
     tables = [np.array(m["alpha"][kind]) for kind in ("query", "value")]
     p = column_effect(tables)
     between = sqrt(fmean(t.mean(axis=0).var(ddof=1) for t in tables))
@@ -207,7 +207,7 @@ def alpha_layers(m: Measured) -> Claim:
 
 
 def alpha_kinds(m: Measured) -> Claim:
-    """Figure 6: query and value."""
+    """Figure 6: does alpha differ between query and value matrices?"""
     query, value = (np.array(m["alpha"][kind]).mean(axis=1) for kind in ("query", "value"))
     return Claim(
         "alpha of q and v",
@@ -223,7 +223,7 @@ def alpha_kinds(m: Measured) -> Claim:
 
 
 def norms_like_lora(m: Measured) -> Claim:
-    """Norm of the update."""
+    """Are the norms of TLoRA's updates those of LoRA's?"""
     return Claim(
         "norms like LoRA's",
         "TLoRA's parameter norms resemble LoRA's.",
@@ -241,7 +241,7 @@ def norms_like_lora(m: Measured) -> Claim:
 
 
 def eigenvalues_like_lora(m: Measured) -> Claim:
-    """Figure 8."""
+    """Figure 8: are the eigenvalues of the adapted matrix those that LoRA gives?"""
     e = m["eigenvalues"]
     shares = _way(e["adapted"], e["adapted_control"], e["adapted_ceiling"])
     return Claim(
@@ -262,7 +262,7 @@ def eigenvalues_like_lora(m: Measured) -> Claim:
 
 
 def cosine_adapted(m: Measured) -> Claim:
-    """Figure 10 as published."""
+    """Figure 10 as published: the cosine of adapted matrices, which both contain W0."""
     c, norms = m["cosine"], m["relative_norm"]
     shares = _way(c["published"], c["published_control"], c["published_ceiling"])
     return Claim(
@@ -287,7 +287,7 @@ def cosine_adapted(m: Measured) -> Claim:
 
 
 def cosine_updates(m: Measured) -> Claim:
-    """Cosine of dW."""
+    """The cosine of the updates alone, without W0."""
     c = m["cosine"]
     shares = _way(c["update"], c["update_control"], c["update_ceiling"])
     return Claim(
@@ -312,7 +312,7 @@ def cosine_updates(m: Measured) -> Claim:
 
 
 def approximates(m: Measured) -> Claim:
-    """The subspace."""
+    """How much of LoRA's update fits into TLoRA's fixed subspace?"""
     c, d, r = m["captured"], m["width"], m["rank"]
     return Claim(
         "can hold LoRA's update",
@@ -331,7 +331,7 @@ def approximates(m: Measured) -> Claim:
 
 
 def alpha_needed(m: Measured) -> Claim:
-    """alpha beside B."""
+    """Does a learned alpha add anything to what B can do?"""
     gap, own = _gaps(m, "tlora", "alpha_matched"), _gaps(m, "tlora", "alpha_own")
     k, bound = m["conserved"], 0.01
     names = {"gd": "gradient descent", "momentum": "with momentum", "adamw": "AdamW"}
@@ -356,7 +356,7 @@ def alpha_needed(m: Measured) -> Claim:
 
 
 def kaiming(m: Measured) -> Claim:
-    """The draw of A and C."""
+    """Does the released draw of A and C keep a signal's scale at any width, as Kaiming's rule does?"""
     i = m["init"]
     released, standard = i["released"], i["fan_in"]
     ratios = {
@@ -384,7 +384,7 @@ def kaiming(m: Measured) -> Claim:
 
 
 def dropout(m: Measured) -> Claim:
-    """Dropout on the update."""
+    """Does dropout on the scaled update help?"""
     gap = _gaps(m, "dropout", "tlora")
     return Claim(
         "dropout on the update",
@@ -403,7 +403,7 @@ def dropout(m: Measured) -> Claim:
 
 
 def three_matrices(m: Measured) -> Claim:
-    """Query, value and output."""
+    """Is the printed count that of query, value and output, as section 4 says?"""
     two, three = (trained("tlora", [(1024, 1024)] * 24 * k, 32) for k in (2, 3))
     return Claim(
         "three matrices a layer",
@@ -418,7 +418,7 @@ def three_matrices(m: Measured) -> Claim:
 
 
 def average(m: Measured) -> Claim:
-    """81.48 %."""
+    """Is the average accuracy 81.48 %, as section 4 says, or the mean of Table 3?"""
     found = fmean(TABLE_3["TLoRA 0.049M"])
     return Claim(
         "average 81.48 %",
@@ -433,7 +433,7 @@ def average(m: Measured) -> Claim:
 
 
 def rate_zero(m: Measured) -> Claim:
-    """The learning rate of Table 2."""
+    """Can the learning rate be 0, as Table 2 prints?"""
     return Claim(
         "learning rate 0",
         "TLoRA is trained with a learning rate of 0.",
@@ -447,7 +447,7 @@ def rate_zero(m: Measured) -> Claim:
 
 
 def attainable(m: Measured) -> Claim:
-    """Accuracies that one run on the validation set can have."""
+    """Can one run on the validation sets have the accuracies of Table 3?"""
     row = dict(zip(VALIDATION, TABLE_3["TLoRA 0.049M"], strict=True))
 
     def closest(task: str, value: float) -> float:
@@ -481,5 +481,5 @@ CLAIMS: tuple[Callable[[Measured], Claim], ...] = (
 
 
 def judge(m: Measured) -> list[Claim]:
-    """Every row."""
+    """Judge every claim."""
     return [claim(m) for claim in CLAIMS]

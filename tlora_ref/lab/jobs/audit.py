@@ -1,5 +1,6 @@
-"""The TLoRA paper, audited: every claim measured on the digits or by arithmetic, with a verdict by a stated rule,
-and the paper's figures drawn again.
+"""Audit the TLoRA paper: measure every claim on the digits or by arithmetic, and judge it by a stated rule.
+
+The paper's figures are drawn again from these runs.
 
 TLoRA, LoRA (of the same rank, and of the same count) and full fine-tuning adapt a four-layer encoder from upright to
 turned digits, over several seeds, each with the same search over learning rates; beside them TLoRA with alpha fixed
@@ -23,7 +24,7 @@ from ...config import AdapterConfig, TrainConfig
 from ...counts import held
 from ...files import write_atomic
 from ...model import Model
-from ...room import ByHand
+from ..rooms import ByHand
 from ...shapes import InputError
 from ...tables import output_folder, table, write_json
 from ..analysis.claims import judge
@@ -82,11 +83,22 @@ MATRICES = tuple(f"layers.{layer}.{kind}" for kind in ("query", "value") for lay
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``audit``."""
-    parser.add_argument("--shift", default="rot90", help=f"what happens to the digits: {', '.join(SHIFTS)} (rot90)")
-    parser.add_argument("--seeds", type=int, default=10, help="runs per way; verdicts need at least three (10)")
-    parser.add_argument("--quick", action="store_true", help="short runs, at most three seeds, two learning rates")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
-    parser.add_argument("--out", default="out/audit", help="folder for page, results, figures and runs (out/audit)")
+    parser.add_argument(
+        "--shift", default="rot90", help=f"What happens to the digits: {', '.join(SHIFTS)}. Default: rot90."
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=10,
+        help="How many runs each setup gets; a verdict needs at least three. Default: 10.",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="Make short runs, with at most three seeds and two learning rates."
+    )
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as a table.")
+    parser.add_argument(
+        "--out", default="out/audit", help="The folder for page, results, figures and runs. Default: out/audit."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
