@@ -24,8 +24,8 @@ from tiny_glue import examples, write_dataset, write_model, write_tsv
 
 from tlora_ref import InputError, TrainConfig
 from tlora_ref.__main__ import main
+from tlora_ref.by_autograd import load_adapter
 from tlora_ref.by_autograd.inject import inject
-from tlora_ref.checkpoint import load_adapter
 from tlora_ref.counts import trained
 from tlora_ref.known import KNOWN
 from tlora_ref.lab.glue import model as glue_model

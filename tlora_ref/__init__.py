@@ -12,7 +12,7 @@ Shared by all rooms:
     shapes       the table of dimension letters     config    what can be chosen
     registry     one row per kernel and per method  model     arrays by name, and which of them train
     init         seeded draws of every weight       counts    closed forms
-    data         digits and their shifts            checkpoint  adapter files
+    data         digits and their shifts            adapter_file  adapters on disk
     text_pairs   sentence pairs of Python's manual
     export       an adapter as a LoRA for PEFT      known     shapes of well-known models
     targets      modules chosen by name             files     files that are whole or absent

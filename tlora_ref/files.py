@@ -1,6 +1,6 @@
 """Files and folders that are whole or absent: an interruption leaves what was there before.
 
-Checked by  tests/test_checkpoint.py, tests/test_export.py.
+Checked by  tests/test_adapter_file.py, tests/test_export.py.
 """
 
 from __future__ import annotations

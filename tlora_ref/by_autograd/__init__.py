@@ -6,10 +6,12 @@ encoder.py   the ops composed; to_torch and to_numpy carry a model from one room
 train.py     torch's AdamW, warm-up and linear decay, the loop
 linear.py    AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
 fused.py     TLoRA's layer without dropout in one node of autograd's graph
+adapter_io.py  save_adapter, load_adapter: adapter files
 inject.py    inject, merge, unmerge, remove, disable: by the names of a model's modules
 """
 
 from ..model import Model, unmerge
+from .adapter_io import load_adapter, save_adapter
 from .adapters import lora_delta_w, lora_linear, tlora_delta_w, tlora_linear
 from .encoder import encoder, hidden_states, loss_and_grads, merge, to_numpy, to_torch
 from .train import evaluate, train
@@ -19,10 +21,12 @@ __all__ = [
     "encoder",
     "evaluate",
     "hidden_states",
+    "load_adapter",
     "lora_delta_w",
     "lora_linear",
     "loss_and_grads",
     "merge",
+    "save_adapter",
     "tlora_delta_w",
     "tlora_linear",
     "to_numpy",

@@ -4,10 +4,12 @@ adapters.py    tlora_linear, lora_linear: the heart
 ops.py         linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
 encoder.py     the ops composed; the backward is the forward read upwards
 train.py       AdamW, warm-up and linear decay, the loop
+adapter_io.py  save_adapter, load_adapter: adapter files
 pretrained.py  a published BERT or RoBERTa, from its folder of files
 """
 
 from ..model import Model, unmerge
+from .adapter_io import load_adapter, save_adapter
 from .adapters import lora_delta_w, lora_linear_bwd, lora_linear_fwd, tlora_delta_w, tlora_linear_bwd, tlora_linear_fwd
 from .encoder import encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, merge
 from .pretrained import load_pretrained
@@ -19,12 +21,14 @@ __all__ = [
     "encoder_fwd",
     "evaluate",
     "hidden_states",
+    "load_adapter",
     "load_pretrained",
     "lora_delta_w",
     "lora_linear_bwd",
     "lora_linear_fwd",
     "loss_and_grads",
     "merge",
+    "save_adapter",
     "tlora_delta_w",
     "tlora_linear_bwd",
     "tlora_linear_fwd",

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...adapter_file import fingerprint
+from ...by_autograd.adapter_io import array_of
 from ...by_autograd.inject import inject, named_modules
-from ...checkpoint import fingerprint
 from ...shapes import InputError
 from .data import first_line, is_folder
 from .recipe import Recipe
@@ -63,7 +64,7 @@ def load_base(where: str, recipe: Recipe) -> tuple[nn.Module, str]:
     if longest is not None and recipe.max_length > longest:
         raise InputError(f"--max-length is {recipe.max_length}, expected at most {longest}, the positions of {where}")
     held = {name: tensor for name, tensor in model.state_dict().items() if not (new and name in head)}
-    lines = [f"{name} {fingerprint(tensor)}" for name, tensor in sorted(held.items())]
+    lines = [f"{name} {fingerprint(array_of(tensor))}" for name, tensor in sorted(held.items())]
     if new:
         _draw_head(model, head, recipe.train.seed)
     return model, sha256("\n".join(lines).encode()).hexdigest()

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ...by_autograd.adapter_io import save_adapter
 from ...by_autograd.inject import is_adapted
 from ...by_autograd.train import adamw
-from ...checkpoint import save_adapter
 from ...files import write_atomic
 from ...loop import NonFiniteError, batches, learning_rate, steps_per_epoch
 from .data import Tokens, collate

@@ -1,0 +1,94 @@
+"""An adapter out of a model and into a file, and back.
+
+Equation    none: arrays by name. The file is that of adapter_file.py, and both rooms write the same bytes.
+Twin        by_autograd/adapter_io.py, same names, for tensors and for any torch model.
+Checked by  tests/test_adapter_file.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..adapter_file import (
+    Adapter,
+    array_dtype,
+    array_shapes,
+    check_fits,
+    check_same,
+    matrix_beneath,
+    naming,
+    read_adapter,
+    same_names,
+    write_adapter,
+)
+from ..model import Model, adapted_matrices, trained_names
+from ..shapes import InputError
+
+
+def save_adapter(model: Model, path: str | Path, compact: bool = True) -> None:
+    """Write the adapter of a model, merged or not.
+
+    compact: leave out the frozen arrays that the seed draws again; those that a method takes from W0 (LoRA-XS,
+    EDoRA) are stored all the same. What is trained beside the adapter is stored too. Raises InputError if there
+    is no adapter, or if ``compact`` and an array is not what the seed draws.
+    """
+    write_adapter(adapter_of(model), path, compact)
+
+
+def load_adapter(model: Model, path: str | Path) -> Model:
+    """A new model: the given one with the adapter of a file.
+
+    The model is the base (the file says where the adapter goes), or has an adapter of the same configuration.
+    Raises AdapterFileError for a file that is damaged or does not fit.
+    """
+    adapter = read_adapter(path)
+    with naming(path):
+        return with_adapter(model, adapter)
+
+
+def adapter_of(model: Model) -> Adapter:
+    """The adapter that a model holds. Raises InputError if there is none."""
+    _check_kind(model)
+    if model.adapter is None:
+        raise InputError("the model has no adapter to save")
+    weights, shapes = base_matrices(model), adapted_matrices(model.config, model.adapter)
+    matrices = {name: matrix_beneath(shape, weights.get(name)) for name, shape in shapes.items()}
+    names = array_shapes(model.adapter, matrices)
+    arrays = {name: np.asarray(model.params[name]) for name in names}
+    also = {name: np.asarray(model.params[name]) for name in sorted(model.trained - set(names))}
+    return Adapter(model.adapter, matrices, arrays, also)
+
+
+def with_adapter(model: Model, adapter: Adapter) -> Model:
+    """The model with copies of an adapter's arrays. Raises InputError if the adapter does not fit."""
+    _check_kind(model)
+    if model.merged:
+        raise InputError("the model's adapter is merged; unmerge it before loading")
+    config, arrays = adapter.config, adapter.arrays
+    same_names("adapter on", set(adapter.matrices), set(adapted_matrices(model.config, config)))
+    if model.adapter is not None:
+        check_same(adapter, model.adapter, set(adapter.matrices), {n for n in model.trained if n not in arrays})
+    check_fits(adapter, base_matrices(model), {name: a for name, a in model.params.items() if name not in arrays})
+    dtype = array_dtype(model.params["head.W"])
+    for name, array in arrays.items():
+        if array_dtype(array) != dtype:
+            raise InputError(f"{name} is {array_dtype(array)}, expected {dtype} as the model")
+    loaded = {name: array.copy() for name, array in (*arrays.items(), *adapter.also.items())}
+    trained = trained_names(model.config, config) | set(adapter.also)
+    return replace(model, params={**model.params, **loaded}, trained=frozenset(trained), adapter=config)
+
+
+def base_matrices(model: Model) -> dict[str, np.ndarray]:
+    """W0 (I, O) of every matrix, also when W' is in its place."""
+    held = {name[: -len(".W")]: array for name, array in model.params.items() if name.endswith(".W")}
+    return held | dict(model.merged)
+
+
+def _check_kind(model: Model) -> None:
+    if not isinstance(model, Model):
+        raise InputError(f"the model is a {type(model).__name__}, expected a Model: by_autograd takes torch models")
+    if not all(isinstance(array, (np.ndarray, np.generic)) for array in model.params.values()):
+        raise InputError("the model holds tensors, expected NumPy arrays: by_autograd takes those")
