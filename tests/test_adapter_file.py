@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from tiny import ENCODER, ON_MATRICES, bits, inputs, net, scramble
 from torch import nn
 
 from tlora_ref import AdapterConfig, InputError, Model, adapter_file, attach, init_encoder
-from tlora_ref.adapter_file import AdapterFileError, fingerprint, read_adapter
+from tlora_ref.adapter_file import AdapterFileError, read_adapter
 from tlora_ref.by_autograd import encoder, load_adapter, save_adapter, to_numpy, to_torch
 from tlora_ref.by_autograd.adapter_io import array_of
 from tlora_ref.by_autograd.inject import adapted, inject, merge, unmerge
 from tlora_ref.by_hand import adapter_io as numpy_io
 from tlora_ref.by_hand import encoder as by_hand
 from tlora_ref.registry import METHODS
+from tlora_ref.tensor_file import digest, fingerprint
 
 TESTS = Path(__file__).parent
 TARGETS = (re.compile(r"blocks\.\d\.(query|mix)"), "1.value")
@@ -343,7 +345,7 @@ def rewrite(path: Path, edit) -> None:
         config = json.loads(file.metadata()["tlora_ref"])
     del config["sha256"]
     edit(config, tensors)
-    config["sha256"] = adapter_file._digest(config, tensors)
+    config["sha256"] = digest(config, tensors)
     path.write_bytes(safetensors.numpy.save(tensors, {"tlora_ref": json.dumps(config)}))
 
 
@@ -420,6 +422,66 @@ def rename_matrix(config, tensors):
         config["matrices"]["blocks.0.key"][k] = fingerprint(drawn[k].astype(np.float32))
 
 
+def no_columns(config, tensors):
+    config["matrices"]["blocks.0.query"]["shape"] = [0, 0]
+
+
+def huge_matrix(config, tensors):
+    config["matrices"]["blocks.0.query"]["shape"] = [10**9, 10**9]
+
+
+def half_a_shape(config, tensors):
+    config["matrices"]["blocks.0.query"]["shape"] = [7]
+
+
+def no_base(config, tensors):
+    config["matrices"]["blocks.0.query"]["base"] = ""
+
+
+def huge_flags(config, tensors):
+    config["adapter"]["targets"][0]["flags"] = 10**30
+
+
+def flags_that_print(config, tensors):
+    config["adapter"]["targets"][0]["flags"] = int(re.DEBUG)
+
+
+def deep_regex(config, tensors):
+    config["adapter"]["targets"][0]["regex"] = "(" * 5000 + ")" * 5000
+
+
+def huge_seed(config, tensors):
+    config["adapter"]["lora_alpha"] = 10**400
+
+
+def deep_owners(config, tensors):
+    config["owners"] = json.loads("[" * 200 + "]" * 200)
+
+
+def compact_as_text(config, tensors):
+    config["compact"] = "no"
+
+
+def also_twice(config, tensors):
+    config["also"].append("blocks.0.query.B")
+
+
+def layers_as_text(config, tensors):
+    config["adapter"]["layers"] = "01"
+
+
+def nan_in_b(config, tensors):
+    tensors["blocks.0.query.B"][0, 1] = np.nan
+
+
+def infinite_alpha(config, tensors):
+    tensors["blocks.0.query.alpha"] = np.array(np.inf, np.float32)
+
+
+def whole_numbers(config, tensors):
+    tensors["classifier.1.bias"] = np.zeros(3, np.int32)
+
+
 def rename_head(config, tensors):
     config["also"] = [name.replace("1", "2") for name in config["also"]]
     for name in [n for n in tensors if n.startswith("classifier")]:
@@ -448,6 +510,21 @@ ALTERED = {
     all_float64: r"is float64, expected torch.float32 beside this base|classifier.1.\w+ of the model is .* float32",
     rename_matrix: r"adapts blocks.0.key, which is no linear layer of the model",
     rename_head: r"holds classifier.2.\w+, which the model does not have",
+    no_columns: r"shape of blocks.0.query is \[0, 0\], expected two whole numbers, at least 1",
+    huge_matrix: r"blocks.0.query of the model is \(7, 5\) float32, expected \(1000000000, 1000000000\) float32",
+    half_a_shape: r"shape of blocks.0.query is \[7\], expected two whole numbers",
+    no_base: r"base of blocks.0.query is '', expected a name",
+    huge_flags: r"flags of a regular expression is 10+.*, expected flags of re",
+    flags_that_print: r"flags of a regular expression is 128, expected flags of re",
+    deep_regex: r"does not make sense",
+    huge_seed: r"does not make sense",
+    deep_owners: r"owners is \[+.*, expected lists of names by module",
+    compact_as_text: r"compact is 'no', expected true or false",
+    also_twice: r"holds blocks.0.query.B twice",
+    layers_as_text: r"layers is '01', expected None or a list of numbers",
+    nan_in_b: r"blocks.0.query.B holds numbers that are not finite, 1 of 9",
+    infinite_alpha: r"blocks.0.query.alpha holds numbers that are not finite, 1 of 1",
+    whole_numbers: r"classifier.1.bias is int32, expected one of float16",
     reshape_head: r"classifier.1.bias of the model is \(3,\) float32, expected \(4,\) float32",
 }
 
@@ -479,6 +556,68 @@ def test_a_file_that_does_not_fit_is_refused_and_the_model_stays(copied, edit):
     refuses(net(), copied, ALTERED[edit])
 
 
+@pytest.mark.parametrize("method", ["tlora", "lora_fa", "vera"])
+def test_nothing_as_large_as_a_file_says_is_made_before_it_is_compared(tmp_path, monkeypatch, method):
+    model = trained_net(method=method, targets=("query",), train_also=())
+    save_adapter(model, tmp_path / "a")
+
+    def enlarge(config, tensors):
+        for entry in config["matrices"].values():
+            entry["shape"][0] = 10**7
+
+    rewrite(tmp_path / "a", enlarge)
+    model = net()
+    tracemalloc.start()
+    refuses(model, tmp_path / "a", r"of the model is \(7, 5\) float32, expected \(10000000, 5\)")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 10**7
+    monkeypatch.setattr(adapter_file, "LARGEST", 10**6)
+    with pytest.raises(AdapterFileError, match=r"expected at most 1,000,000 without a base"):
+        read_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize("key", ["tlora_ref", "__metadata__"])
+def test_a_description_nested_too_deep_is_refused(tmp_path, key):
+    deep = "[" * 2000 + "]" * 2000
+    safetensors.numpy.save_file({"x": np.zeros(3, np.float32)}, tmp_path / "a", {"tlora_ref": deep})
+    if key == "__metadata__":
+        header = f'{{"__metadata__":{deep}}}'.encode()
+        (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header)
+    refuses(net(), tmp_path / "a", "truncated, damaged or no safetensors file")
+
+
+def test_what_is_no_file_is_neither_read_nor_written(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "pipe", "it is a pipe, expected a file"),
+        (tmp_path / "folder", "it is a folder, expected a file"),
+        (Path(os.devnull), "it is a device, expected a file"),
+        (tmp_path / "a\0b", "null byte"),
+        (tmp_path / ("n" * 300), "File name too long"),
+    ):
+        model, before = trained_net(), state(net())
+        with pytest.raises(AdapterFileError, match=f"cannot be read: {message}|cannot be read: .*{message}"):
+            load_adapter(net(), path)
+        assert state(net())[1] == before[1]
+        with pytest.raises(InputError, match=f"cannot write .*{message}"):
+            save_adapter(model, path)
+    assert Path(os.devnull).is_char_device()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path, dtype, value):
+    model = trained_net(dtype)
+    with torch.no_grad():
+        model.blocks[0].query.B[1, 2] = value
+    with pytest.raises(InputError, match=r"blocks.0.query.B holds numbers that are not finite, 1 of 9"):
+        save_adapter(model, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_rewriting_alone_changes_nothing(copied):
     rewrite(copied, lambda config, tensors: None)
     assert bits(load_adapter(net(), copied)) == bits(trained_net())
@@ -507,7 +646,7 @@ def test_other_files_and_no_file_are_refused(tmp_path):
     safetensors.numpy.save_file({"x": np.zeros(3)}, tmp_path / "foreign")
     refuses(net(), tmp_path / "foreign", "a safetensors file, but not an adapter file of tlora_ref")
     refuses(net(), tmp_path / "absent", "cannot be read: No such file")
-    refuses(net(), tmp_path, "cannot be read: Is a directory")
+    refuses(net(), tmp_path, "cannot be read: it is a folder, expected a file")
 
 
 @pytest.mark.parametrize("where", ["blocks.0.query", "blocks.1.value"])

@@ -1,47 +1,51 @@
 """The file of an adapter: what training made, without the base. Both rooms write and read the same file.
 
-Format      safetensors. Its metadata holds one entry, "tlora_ref": JSON with
+Format      a tensor file (tensor_file.py) of the kind "tlora_ref", with
                 version    of this format
                 adapter    the AdapterConfig: method, rank, targets, layers, dropout, init, seed, ...
                 compact    are the frozen arrays (A and C of TLoRA) left out, to be drawn again from the seed? Never
                            for a method that takes them from W0 (LoRA-XS, EDoRA): those files are always full
+                conv1d     does the torch model keep its weights (in, out)?
                 matrices   by name: the shape (I, O) and dtype of the base matrix, its fingerprint, and the
                            fingerprint of each frozen array
                 shared     the fingerprints of frozen arrays that all matrices share
-                also       other arrays that were trained (a classifier head), and of which module
-                sha256     over all of the above and every tensor
+                also       other arrays that were trained (a classifier head)
+                owners     the modules that hold those, and the names of all that they hold
             Tensors: NAME.B, NAME.alpha, ..., stored (in, out); the arrays of ``also`` under their own names
-            and in their own layout. NumPy has no bfloat16: an array of it is stored as its bits, uint16.
-Fingerprint sha256 over dtype, shape and the bytes of the array, (in, out), little-endian, C order.
+            and in their own layout.
 Rooms       by_hand/adapter_io.py and by_autograd/adapter_io.py take an adapter out of a model and put one into it.
 Checked by  tests/test_adapter_file.py.
 
-Nothing is pickled. A save is whole or has not happened; a load is checked to the end before anything changes.
+A load is checked to the end, against the model too, before any array is made and before anything changes.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from .config import AdapterConfig
-from .files import write_atomic
 from .init import DRAWS, shared_arrays
 from .model import SHARED
 from .registry import METHODS
-from .shapes import InputError, dtype_name
+from .shapes import InputError
+from .tensor_file import array_dtype, fingerprint, read_tensors, shown, write_tensors
 
-VERSION = 1
+KIND, VERSION = "tlora_ref", 1
+
+LARGEST = 2**28
+"""The most numbers that an adapter is drawn with where no base says how large its matrices are."""
+
+FLAGS = int(re.ASCII | re.IGNORECASE | re.MULTILINE | re.DOTALL | re.UNICODE | re.VERBOSE)
+"""What may be asked of a target's regular expression."""
 
 
 class AdapterFileError(InputError):
@@ -69,24 +73,33 @@ class Adapter:
     conv1d: bool = False  # does the torch model keep these weights (in, out)?
 
 
+@dataclass(frozen=True)
+class Stored(Adapter):
+    """An adapter as it stands in a file that is right in itself: of a compact one ``arrays`` lack what the seed draws.
+
+    Whether it belongs to a model is found out from this, before anything as large as the file says is made.
+    """
+
+    marks: Mapping[str, str] = field(default_factory=dict)  # the fingerprints of the frozen arrays, by full name
+
+    def complete(self) -> Adapter:
+        """With the frozen arrays. Raises InputError for one that does not come out as it was when saved."""
+        missing = [name for name in self.marks if name not in self.arrays]
+        drawn = _redraw(self.config, self.matrices, self.arrays) if missing else {}
+        arrays = {name: self.arrays.get(name, drawn.get(name)) for name in array_shapes(self.config, self.matrices)}
+        for name, mark in self.marks.items():
+            if fingerprint(arrays[name]) != mark:
+                raise InputError(f"{name}, drawn from seed {self.config.seed}, is not what it was when saved")
+        return Adapter(self.config, self.matrices, arrays, self.also, self.owners, self.conv1d)
+
+
 # --- the file ------------------------------------------------------------------------------------
-
-
-def fingerprint(array: np.ndarray) -> str:
-    """sha256 over dtype, shape and bytes of an array; a matrix is given as (in, out)."""
-    little = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-    return sha256(f"{array_dtype(little)} {array.shape}\n".encode() + little.tobytes()).hexdigest()
-
-
-def array_dtype(array: np.ndarray) -> str:
-    """The name of an array's dtype, where uint16 stands for the bits of bfloat16."""
-    return "bfloat16" if dtype_name(array) == "uint16" else dtype_name(array)
 
 
 def write_adapter(adapter: Adapter, path: str | Path, compact: bool = True) -> None:
     """Write one adapter file, whole or not at all.
 
-    Raises InputError if ``compact`` and a frozen array is not what the seed draws.
+    Raises InputError for a number that is not finite, or if ``compact`` and a frozen array is not what the seed draws.
     """
     marks = {name: fingerprint(adapter.arrays[name]) for name in _frozen(adapter.config, adapter.matrices)}
     # a factor that follows from W0 and not from the seed cannot be left out: the file is read without a base, too
@@ -96,7 +109,7 @@ def write_adapter(adapter: Adapter, path: str | Path, compact: bool = True) -> N
             if fingerprint(drawn) != marks[name]:
                 raise InputError(f"{name} is not what seed {adapter.config.seed} draws: save with compact=False")
     tensors = {name: a for name, a in adapter.arrays.items() if not (compact and name in marks)} | dict(adapter.also)
-    config = {
+    content = {
         "version": VERSION,
         "adapter": _encode(adapter.config),
         "compact": compact,
@@ -106,42 +119,45 @@ def write_adapter(adapter: Adapter, path: str | Path, compact: bool = True) -> N
         "also": sorted(adapter.also),
         "owners": dict(adapter.owners),
     }
-    config = json.loads(json.dumps(config))  # as it will be read
-    metadata = {"tlora_ref": json.dumps(config | {"sha256": _digest(config, tensors)}, separators=(",", ":"))}
-    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    write_atomic(Path(path), safetensors.numpy.save(tensors, metadata))
+    write_tensors(path, KIND, content, tensors)
 
 
 def read_adapter(path: str | Path) -> Adapter:
-    """Read and check a file; draw the frozen factors again if it is compact. Raises AdapterFileError."""
+    """Read and check a file without a base; draw the frozen arrays again if it is compact. Raises AdapterFileError,
+    also if these would have more than LARGEST numbers: nothing but the base can say whether that is right."""
+    stored = read_stored(path)
+    with naming(path):
+        size = sum(prod(shape) for shape in array_shapes(stored.config, stored.matrices).values())
+        if size > LARGEST:
+            raise InputError(
+                f"has {size:,} numbers with its frozen arrays, expected at most {LARGEST:,} without a base"
+            )
+        return stored.complete()
+
+
+def read_stored(path: str | Path) -> Stored:
+    """Read a file, and check it as far as that goes without its base. Raises AdapterFileError."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        tensors = safetensors.numpy.load(data)
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise AdapterFileError(f"{path}: truncated, damaged or no safetensors file ({error})") from None
-    try:
-        config = json.loads(metadata.get("tlora_ref", "null"))
-        if not isinstance(config, dict):
-            raise AdapterFileError("a safetensors file, but not an adapter file of tlora_ref")
-        if config.get("version") != VERSION:
-            raise AdapterFileError(f"format version {config.get('version')!r}, expected {VERSION}")
-        digest = config.pop("sha256", None)
-        if digest != _digest(config, tensors):
-            raise AdapterFileError("its content does not match its sha256: the file was altered or damaged")
-        return _decode(config, tensors)
+        content, tensors = read_tensors(path, KIND, "an adapter file of tlora_ref", VERSION)
     except InputError as error:
-        raise AdapterFileError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError, ValueError, re.error) as error:
-        raise AdapterFileError(f"{path}: its configuration does not make sense ({error!r})") from None
+        raise AdapterFileError(str(error)) from None
+    with naming(path):
+        try:
+            return _decode(content, tensors)
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, re.error) as error:
+            raise InputError(f"its configuration does not make sense ({shown(error)})") from None
 
 
-def _digest(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    lines = [json.dumps(config, sort_keys=True), *(f"{name} {fingerprint(tensors[name])}" for name in sorted(tensors))]
-    return sha256("\n".join(lines).encode()).hexdigest()
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Inside, an InputError becomes an AdapterFileError of one line that names the file."""
+    try:
+        yield
+    except InputError as error:
+        message = " ".join(str(error).split())
+        raise AdapterFileError(f"{path}: {message if len(message) <= 500 else message[:497] + '...'}") from None
 
 
 def _encode(config: AdapterConfig) -> dict[str, Any]:
@@ -149,38 +165,94 @@ def _encode(config: AdapterConfig) -> dict[str, Any]:
     return asdict(config) | {"targets": targets}
 
 
-def _decode(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Adapter:
-    """The adapter of a file's configuration and tensors. Raises InputError for what is missing, surplus or
-    of the wrong shape or dtype, and for a factor that does not come out as it was when drawn again."""
-    given = config["adapter"]
-    targets = [re.compile(t["regex"], t["flags"]) if isinstance(t, dict) else t for t in given["targets"]]
-    layers = None if given["layers"] is None else tuple(given["layers"])
-    adapter = AdapterConfig(**(given | {"targets": tuple(targets), "layers": layers}))
-    matrices = {n: Matrix(tuple(e["shape"]), e["dtype"], e["base"]) for n, e in config["matrices"].items()}
+def _decode(content: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Stored:
+    """The adapter of a file's content and tensors. Raises InputError for what is missing, surplus or of the wrong
+    kind, shape or dtype."""
+    given = content["adapter"]
+    layers = given["layers"]
+    if layers is not None:
+        _check(isinstance(layers, list) and all(map(_whole, layers)), "layers", layers, "None or a list of numbers")
+        layers = tuple(layers)
+    config = AdapterConfig(**(given | {"targets": tuple(map(_target, given["targets"])), "layers": layers}))
+    method = METHODS[config.method]
+    for name in ("compact", "conv1d"):
+        _check(isinstance(content[name], bool), name, content[name], "true or false")
+    compact, names = content["compact"], content["also"]
+    if compact and not method.from_seed:
+        raise InputError(f"lacks the frozen arrays of {config.method}, which no seed draws")
+    matrices = {name: _matrix(name, entry, config) for name, entry in content["matrices"].items()}
     if not matrices:
         raise InputError("adapts no matrix")
-    shapes, frozen = array_shapes(adapter, matrices), _frozen(adapter, matrices)
-    stored = {name: shape for name, shape in shapes.items() if not (config["compact"] and name in frozen)}
-    same_names("tensor", set(tensors), set(stored) | set(config["also"]))
+    _check(_texts(names) and len(set(names)) == len(names), "also", names, "a list of different names")
+    owners = content["owners"]
+    _check(isinstance(owners, dict) and all(map(_texts, owners.values())), "owners", owners, "lists of names by module")
+
+    shapes, frozen = array_shapes(config, matrices), _frozen(config, matrices)
+    stored = {name: shape for name, shape in shapes.items() if not (compact and name in frozen)}
+    same_names("tensor", set(tensors), set(stored) | set(names))
+    for name in names:
+        if name in shapes:
+            raise InputError(f"holds {name} twice, as an array of the adapter and beside it")
     for name, shape in stored.items():
         if tensors[name].shape != shape:
             raise InputError(f"{name} has shape {tensors[name].shape}, expected {shape}")
-    drawn, dtypes = (
-        _redraw(adapter, matrices, tensors) if config["compact"] else {},
-        _dtypes(adapter, matrices, tensors),
-    )
-    arrays = {name: tensors[name] if name in stored else drawn[name] for name in shapes}
-    for name, array in arrays.items():
+    dtypes = _dtypes(config, matrices, tensors)
+    for name in stored:
+        expected = dtypes[name.rpartition(".")[0]]
+        if tensors[name].dtype != expected:
+            raise InputError(f"{name} is {tensors[name].dtype}, expected {expected} as beside it")
+    marks = {}
+    for name in frozen:
         module, _, local = name.rpartition(".")
-        if array.dtype != dtypes[module]:
-            raise InputError(f"{name} is {array.dtype}, expected {dtypes[module]} as beside it")
-        if name in frozen:
-            shared = local in METHODS[adapter.method].shared_names
-            if fingerprint(array) != (config["shared"] if shared else config["matrices"][module])[local]:
-                raise InputError(f"{name}, drawn from seed {adapter.seed}, is not what it was when saved")
-    also = {name: tensors[name] for name in config["also"]}
-    owners = {name: tuple(held) for name, held in config["owners"].items()}
-    return Adapter(adapter, matrices, arrays, also, owners, config["conv1d"])
+        marks[name] = (content["shared"] if local in method.shared_names else content["matrices"][module])[local]
+    also = {name: tensors[name] for name in names}
+    return Stored(
+        config=config,
+        matrices=matrices,
+        arrays={name: tensors[name] for name in stored},
+        also=also,
+        owners={name: tuple(held) for name, held in owners.items()},
+        conv1d=content["conv1d"],
+        marks=marks,
+    )
+
+
+def _matrix(name: str, entry: Mapping[str, Any], config: AdapterConfig) -> Matrix:
+    shape = entry["shape"]
+    right = isinstance(shape, list) and len(shape) == 2 and all(map(_whole, shape)) and min(shape) >= 1
+    _check(right, f"the shape of {name}", shape, "two whole numbers, at least 1")
+    if config.rank > min(shape):
+        raise InputError(f"rank {config.rank} is larger than min(I, O) = {min(shape)} of {name}")
+    beneath = METHODS[config.method].on_matrices
+    for key in ("dtype", "base"):
+        expected = "a name" if beneath else "no name: there is no matrix beneath"
+        _check(isinstance(entry[key], str) and bool(entry[key]) == beneath, f"{key} of {name}", entry[key], expected)
+    return Matrix(tuple(shape), entry["dtype"], entry["base"])
+
+
+def _target(given: Any) -> Any:
+    """A target as it was given: a name, or a compiled regular expression."""
+    if not isinstance(given, dict):
+        _check(isinstance(given, str) and given != "", "a target", given, "a name or a regular expression")
+        return given
+    flags = given["flags"]
+    _check(_whole(flags) and not flags & ~FLAGS, "the flags of a regular expression", flags, "flags of re")
+    with warnings.catch_warnings():  # a doubtful expression was the business of the one who wrote it
+        warnings.simplefilter("ignore")
+        return re.compile(given["regex"], flags)
+
+
+def _check(holds: bool, name: str, given: Any, expected: str) -> None:
+    if not holds:
+        raise InputError(f"{name} is {shown(given)}, expected {expected}")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def array_shapes(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> dict[str, tuple[int, ...]]:
@@ -280,12 +352,3 @@ def matrix_beneath(shape: tuple[int, int], W0_IO: np.ndarray | None) -> Matrix:
     """The entry of a matrix. A method that is put between layers has none beneath it, and nothing to take a
     fingerprint of."""
     return Matrix(shape, "", "") if W0_IO is None else Matrix(shape, array_dtype(W0_IO), fingerprint(W0_IO))
-
-
-@contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Inside, an InputError becomes an AdapterFileError that names the file."""
-    try:
-        yield
-    except InputError as error:
-        raise AdapterFileError(f"{path}: {error}") from None

@@ -19,18 +19,19 @@ from torch import Tensor, nn
 
 from ..adapter_file import (
     Adapter,
-    array_dtype,
+    Stored,
     array_shapes,
     check_fits,
     check_same,
     matrix_beneath,
     naming,
-    read_adapter,
+    read_stored,
     write_adapter,
 )
 from ..by_hand import adapter_io as by_hand
 from ..model import SHARED, Model
 from ..shapes import InputError
+from ..tensor_file import array_dtype
 from .inject import adapted, is_adapted, named_modules, place, trained_beside
 from .linear import AdaptedLinear, adapter_dtype, check_method, is_conv1d, is_linear, weight_IO
 
@@ -51,9 +52,13 @@ def load_adapter(model: Any, path: str | Path) -> Any:
     The model is the base (the file says where the adapter goes), or has an adapter of the same configuration.
     Raises AdapterFileError, and leaves the model as it was, for a file that is damaged or does not fit.
     """
-    adapter = read_adapter(path)
+    stored = read_stored(path)
     with naming(path):
-        return with_adapter(model, adapter)
+        if isinstance(model, Model):
+            return _with_adapter(model, stored)
+        _check_module(model, stored)
+        _into_module(model, stored.complete())
+        return model
 
 
 def adapter_of(model: nn.Module | Model) -> Adapter:
@@ -61,12 +66,11 @@ def adapter_of(model: nn.Module | Model) -> Adapter:
     return by_hand.adapter_of(_as_arrays(model)) if isinstance(model, Model) else _of_module(model)
 
 
-def with_adapter(model: Any, adapter: Adapter) -> Any:
-    """The torch model, or a new Model, with an adapter's arrays. Raises InputError if the adapter does not fit."""
-    if not isinstance(model, Model):
-        return _into_module(model, adapter)
-    loaded, like = by_hand.with_adapter(_as_arrays(model), adapter), model.params["head.W"]
-    new = {name: tensor_of(loaded.params[name], like) for name in (*adapter.arrays, *adapter.also)}
+def _with_adapter(model: Model, stored: Stored) -> Model:
+    arrays = _as_arrays(model)
+    by_hand.check_adapter(arrays, stored)
+    loaded, like = by_hand.with_adapter(arrays, stored.complete()), model.params["head.W"]
+    new = {name: tensor_of(a, like) for name, a in loaded.params.items() if a is not arrays.params.get(name)}
     return replace(model, params={**model.params, **new}, trained=loaded.trained, adapter=loaded.adapter)
 
 
@@ -139,7 +143,8 @@ def _arrays(layers: Sequence[AdaptedLinear], names: Iterable[str]) -> dict[str, 
     return {name: by_name[name.rpartition(".")[0]].array(name.rpartition(".")[2]) for name in names}
 
 
-def _into_module(model: nn.Module, adapter: Adapter) -> nn.Module:
+def _check_module(model: nn.Module, adapter: Adapter) -> None:
+    """Raise InputError unless the model can take the adapter."""
     check_method(adapter.config.method)
     modules = named_modules(model)
     if is_adapted(model):
@@ -162,12 +167,15 @@ def _into_module(model: nn.Module, adapter: Adapter) -> nn.Module:
         expected = adapter_dtype(weights[matrix if matrix in adapter.matrices else first].dtype)
         if f"torch.{array_dtype(array)}" != str(expected):
             raise InputError(f"{name} is {array_dtype(array)}, expected {expected} beside this base")
+
+
+def _into_module(model: nn.Module, adapter: Adapter) -> None:
+    """Put an adapter that fits into the model, in place."""
     if not is_adapted(model):
         place(model, list(adapter.matrices), adapter.config, list(adapter.also), adapter.arrays)
-    held = _arrays(adapted(model), adapter.arrays)
+    held, parameters = _arrays(adapted(model), adapter.arrays), dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, array in adapter.arrays.items():
             held[name][tuple(map(slice, array.shape))].copy_(tensor_of(array, held[name]))
         for name, array in adapter.also.items():
             parameters[name].copy_(tensor_of(array, parameters[name]))
-    return model

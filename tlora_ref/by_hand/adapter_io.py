@@ -14,18 +14,18 @@ import numpy as np
 
 from ..adapter_file import (
     Adapter,
-    array_dtype,
     array_shapes,
     check_fits,
     check_same,
     matrix_beneath,
     naming,
-    read_adapter,
+    read_stored,
     same_names,
     write_adapter,
 )
 from ..model import Model, adapted_matrices, trained_names
 from ..shapes import InputError
+from ..tensor_file import array_dtype
 
 
 def save_adapter(model: Model, path: str | Path, compact: bool = True) -> None:
@@ -44,9 +44,10 @@ def load_adapter(model: Model, path: str | Path) -> Model:
     The model is the base (the file says where the adapter goes), or has an adapter of the same configuration.
     Raises AdapterFileError for a file that is damaged or does not fit.
     """
-    adapter = read_adapter(path)
+    stored = read_stored(path)
     with naming(path):
-        return with_adapter(model, adapter)
+        check_adapter(model, stored)
+        return with_adapter(model, stored.complete())
 
 
 def adapter_of(model: Model) -> Adapter:
@@ -62,23 +63,30 @@ def adapter_of(model: Model) -> Adapter:
     return Adapter(model.adapter, matrices, arrays, also)
 
 
-def with_adapter(model: Model, adapter: Adapter) -> Model:
-    """The model with copies of an adapter's arrays. Raises InputError if the adapter does not fit."""
+def check_adapter(model: Model, adapter: Adapter) -> None:
+    """Raise InputError unless the model can take the adapter."""
     _check_kind(model)
     if model.merged:
         raise InputError("the model's adapter is merged; unmerge it before loading")
-    config, arrays = adapter.config, adapter.arrays
-    same_names("adapter on", set(adapter.matrices), set(adapted_matrices(model.config, config)))
+    shapes, names = adapted_matrices(model.config, adapter.config), array_shapes(adapter.config, adapter.matrices)
+    same_names("adapter on", set(adapter.matrices), set(shapes))
     if model.adapter is not None:
-        check_same(adapter, model.adapter, set(adapter.matrices), {n for n in model.trained if n not in arrays})
-    check_fits(adapter, base_matrices(model), {name: a for name, a in model.params.items() if name not in arrays})
+        check_same(adapter, model.adapter, set(adapter.matrices), {n for n in model.trained if n not in names})
+    check_fits(adapter, base_matrices(model), {name: a for name, a in model.params.items() if name not in names})
+    for name, shape in shapes.items():
+        if adapter.matrices[name].shape != shape:
+            raise InputError(f"{name} of the model is {shape}, expected {adapter.matrices[name].shape}")
     dtype = array_dtype(model.params["head.W"])
-    for name, array in arrays.items():
+    for name, array in adapter.arrays.items():
         if array_dtype(array) != dtype:
             raise InputError(f"{name} is {array_dtype(array)}, expected {dtype} as the model")
-    loaded = {name: array.copy() for name, array in (*arrays.items(), *adapter.also.items())}
-    trained = trained_names(model.config, config) | set(adapter.also)
-    return replace(model, params={**model.params, **loaded}, trained=frozenset(trained), adapter=config)
+
+
+def with_adapter(model: Model, adapter: Adapter) -> Model:
+    """The model with copies of the arrays of an adapter that fits."""
+    loaded = {name: array.copy() for name, array in (*adapter.arrays.items(), *adapter.also.items())}
+    trained = trained_names(model.config, adapter.config) | set(adapter.also)
+    return replace(model, params={**model.params, **loaded}, trained=frozenset(trained), adapter=adapter.config)
 
 
 def base_matrices(model: Model) -> dict[str, np.ndarray]:

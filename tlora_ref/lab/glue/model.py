@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...adapter_file import fingerprint
 from ...by_autograd.adapter_io import array_of
 from ...by_autograd.inject import inject, named_modules
 from ...shapes import InputError
+from ...tensor_file import fingerprint
 from .data import first_line, is_folder
 from .recipe import Recipe
 from .tasks import find_task
