@@ -38,7 +38,7 @@ KINDS = {
 def read_file(path: str | Path) -> bytes:
     """The bytes of a regular file. Raises InputError for anything else, and never waits for a pipe or a device."""
     try:
-        kind = _kind(os.stat(path).st_mode)
+        kind = kind_of(path)
         if kind is None:
             return Path(path).read_bytes()
     except OSError as error:
@@ -50,8 +50,9 @@ def read_file(path: str | Path) -> bytes:
     raise InputError(f"{path}: cannot be read: it is {kind}, expected a file")
 
 
-def _kind(mode: int) -> str | None:
-    """What it is, in words, if it is no regular file."""
+def kind_of(path: str | Path) -> str | None:
+    """What is there, in words, if it is no regular file. Raises OSError if nothing is."""
+    mode = os.stat(path).st_mode
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no file")
 
 
@@ -85,7 +86,7 @@ def _place(path: Path) -> Path:
     """Where the path leads. Raises InputError if what is there is no regular file."""
     try:
         place = Path(os.path.realpath(path))
-        kind = _kind(os.stat(place).st_mode)
+        kind = kind_of(place)
     except FileNotFoundError:
         os.stat(place.parent)
         # the name itself may be longer than any file's, and the temporary one is not

@@ -83,7 +83,6 @@ def _draw_head(model: nn.Module, head: list[str], seed: int) -> None:
 
 def _from_pretrained(kind: Any, where: str, options: dict[str, Any]) -> Any:
     """from_pretrained without a word on the terminal; a folder never asks the network."""
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     local, verbosity, bar = is_folder("--model", where), logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -91,7 +90,9 @@ def _from_pretrained(kind: Any, where: str, options: dict[str, Any]) -> Any:
     logging.disable_progress_bar()
     try:
         return kind.from_pretrained(where, local_files_only=local, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged folder may fail anywhere in it
         what = "cannot be used" if local else "is neither a folder here nor a model that could be fetched"
         raise InputError(f"--model {where!r} {what}: {first_line(error)}") from None
     finally:
