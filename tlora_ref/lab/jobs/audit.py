@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seeds < 2:
         raise InputError(f"--seeds is {args.seeds}, expected at least 2: controls compare runs that differ in the seed")
     upright, shifted = load_digits("none"), load_digits(args.shift)
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "audit.json", "audit.html")
     plan, seeds = (BRIEF, min(3, args.seeds)) if args.quick else (FULL, args.seeds)
     with one_thread():
         base = pretrain(ByHand(), upright["train"], plan, DEEP)
