@@ -21,6 +21,7 @@ JOBS = {
     "bench": "speed and memory side by side: layers, the encoder, a gradient check, bytes over model size",
     "glue": "a transformers model on a GLUE task by the paper's recipe, resumable, one process or many",
     "export": "an adapter file as a LoRA for Hugging Face PEFT",
+    "fuzz": "damaged and hostile adapter files and checkpoints by the thousand: is every one refused in a sentence",
 }
 
 HOMES = {"course": ".course.job"}

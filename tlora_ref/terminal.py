@@ -76,11 +76,13 @@ def _text(raw: _Forgiving, like: TextIO | None) -> TextIO:
 def watch_interrupts(line: str) -> threading.Event:
     """From here on Ctrl-C ends the process within PATIENCE, also if it comes many times. Whoever prints the ``line``
     that tells of it sets the event that is returned; otherwise it is printed at the end."""
+    said = threading.Event()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
+        return said
     # the interpreter writes a byte here at once, even while the main thread is deep in a library
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    said = threading.Event()
     threading.Thread(target=_end_in_time, args=(heard, line, said), daemon=True).start()
 
     def interrupt(number: int, frame: object) -> None:
