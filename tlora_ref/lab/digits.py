@@ -17,8 +17,8 @@ from ..config import AdapterConfig, EncoderConfig, TrainConfig
 from ..counts import Counts, count
 from ..init import attach, init_encoder
 from ..model import Model
-from .rooms import Room
 from .data import Part
+from .rooms import Room
 from .runs import run_all
 
 ENCODER = EncoderConfig(width=32, layers=2, heads=4, hidden=64, time=8, features=8, classes=10)

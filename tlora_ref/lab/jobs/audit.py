@@ -24,7 +24,6 @@ from ...config import AdapterConfig, TrainConfig
 from ...counts import held
 from ...files import write_atomic
 from ...model import Model
-from ..rooms import ByHand
 from ...shapes import InputError
 from ...tables import output_folder, table, write_json
 from ..analysis.claims import judge
@@ -34,6 +33,7 @@ from ..analysis.updates import update
 from ..analysis.verdicts import Claim
 from ..data import SHIFTS, Part, load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Shared, Task, Way, fingerprint, pretrain, search
+from ..rooms import ByHand
 from ..runs import one_thread, run_all, with_progress
 
 DEEP = replace(ENCODER, layers=4)
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seeds < 2:
         raise InputError(f"--seeds is {args.seeds}, expected at least 2: controls compare runs that differ in the seed")
     upright, shifted = load_digits("none"), load_digits(args.shift)
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "audit.json", "audit.html")
     plan, seeds = (BRIEF, min(3, args.seeds)) if args.quick else (FULL, args.seeds)
     with one_thread():
         base = pretrain(ByHand(), upright["train"], plan, DEEP)

@@ -14,12 +14,12 @@ from typing import Any
 
 from ...by_hand.methods import METHODS
 from ...model import sites
-from ..rooms import ByHand
 from ...shapes import InputError
 from ...tables import output_folder, table, write_csv, write_json
 from ..analysis.statistics import paired_difference
 from ..data import SHIFTS, load_digits
 from ..digits import ENCODER, FULL, QUICK, Task, Way, fingerprint, pretrain, score, search
+from ..rooms import ByHand
 from ..runs import one_thread, run_all
 
 NATURAL = dict.fromkeys(METHODS, 8) | {"vera": 32, "lora_xs": 16, "edora": 16, "tlora": 16}
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     upright, shifted = load_digits("none"), load_digits(args.shift)
     from ..analysis import plots
 
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "compare.json", "compare.csv")
     plan, seeds = (QUICK, min(2, args.seeds)) if args.quick else (FULL, args.seeds)
     room = ByHand()
     with one_thread():

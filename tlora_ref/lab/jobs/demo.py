@@ -24,11 +24,11 @@ from ...config import AdapterConfig, EncoderConfig
 from ...counts import count, held
 from ...gradcheck import central_gradient, complex_step_gradient, relative_error
 from ...init import attach, init_encoder
-from ..rooms import ByAutograd, Room, add_room_arguments, chosen_room
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ..data import SHIFTS, load_digits
 from ..digits import ENCODER, FULL, QUICK, Task, Way, adapt, pretrain, search
+from ..rooms import ByAutograd, Room, add_room_arguments, chosen_room
 
 ORACLES = {
     "central": ("central difference", 1e-6),
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     shifted, upright = load_digits(args.shift), load_digits("none")
     from ..analysis import plots
 
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "demo.json", "demo.csv")
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if args.json else sys.stdout, flush=True)

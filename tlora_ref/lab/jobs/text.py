@@ -35,12 +35,12 @@ from ...by_hand.methods import METHODS
 from ...config import AdapterConfig, TrainConfig
 from ...init import attach
 from ...model import Model, upper_layers
-from ..rooms import Room, add_room_arguments, chosen_room
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ...training import NonFiniteError
 from .. import digits
 from ..digits import Task, fingerprint, search
+from ..rooms import Room, add_room_arguments, chosen_room
 from ..runs import one_thread, one_torch_thread, run_all
 from ..text_pairs import Pairs, load_pairs
 
@@ -273,7 +273,7 @@ def run(args: argparse.Namespace) -> int:
         way.prepare(base, 0)  # a rank or a width that does not fit is found before any work is done
     from ..analysis import plots
 
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "text.json", "text.csv")
     step = step_times(model, tokens["train"], 2 if args.quick else 5)
     baselines = untrained(room, path, model, pairs, plan)
     parts = {name: Part(t.ids, t.mask, t.y) for name, t in tokens.items()}
