@@ -274,6 +274,7 @@ def test_without_a_device_the_gpu_part_says_so(capsys):
 # --- the job -------------------------------------------------------------------------------------
 
 
+@pytest.mark.job
 def test_the_job_prints_a_table_writes_its_results_and_restores_the_threads(capsys, tmp_path):
     threads = torch.get_num_threads()
     assert main(["bench", "memory", "--quick", "--out", str(tmp_path)]) == 0
@@ -285,6 +286,7 @@ def test_the_job_prints_a_table_writes_its_results_and_restores_the_threads(caps
     assert (tmp_path / "memory.png").stat().st_size > 10_000
 
 
+@pytest.mark.job
 def test_an_interrupted_job_goes_on_where_it_was(monkeypatch, tmp_path):
     from tlora_ref.lab.jobs import bench
 
@@ -308,6 +310,7 @@ def test_an_interrupted_job_goes_on_where_it_was(monkeypatch, tmp_path):
     assert [row["rank"] for row in rows] == [first, first, second, second, third, third]
 
 
+@pytest.mark.job
 def test_the_job_prints_json(capsys, tmp_path):
     assert main(["bench", "check", "--quick", "--json", "--out", str(tmp_path)]) == 0
     printed = json.loads(capsys.readouterr().out)

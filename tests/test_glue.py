@@ -302,6 +302,7 @@ def test_positions_are_what_the_model_takes(disk):
 # --- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.job
 def test_the_command_prints_the_result_beside_the_papers(disk, tmp_path, capsys, offline):
     out = tmp_path / "out"
     assert main(words(disk, out, seeds=2)) == 0
@@ -330,6 +331,7 @@ def test_the_command_prints_the_result_beside_the_papers(disk, tmp_path, capsys,
     assert everything_in(out) == before
 
 
+@pytest.mark.job
 def test_the_files_hold_what_was_evaluated(disk, tmp_path):
     out = tmp_path / "out"
     run(disk, out, epochs=4, lr=0.1, head="trained", data=disk / "saved" / "sst2", task="sst2")
@@ -344,6 +346,7 @@ def test_the_files_hold_what_was_evaluated(disk, tmp_path):
         assert found["loss"] == pytest.approx(report[when]["loss"], rel=1e-6)
 
 
+@pytest.mark.job
 def test_a_model_learns(disk, tmp_path):
     found = run(disk, tmp_path / "out", task="cola", method="full", head="new", lr=3e-3, epochs=16)
     assert found["loss"][-1] < 0.5 * found["loss"][0]
@@ -359,6 +362,7 @@ OTHERS = {
 }  # fmt: skip
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_architectures_than_roberta(disk, tmp_path, kind):
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -375,6 +379,7 @@ def test_other_architectures_than_roberta(disk, tmp_path, kind):
     assert len(names) > 2 * matrices
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("method", ["tlora", "full"])
 def test_the_losses_are_those_of_a_plain_loop(disk, tmp_path, method):
     """transformers' own loss, torch's AdamW and a schedule written out, without dropout."""
@@ -403,6 +408,7 @@ def test_the_losses_are_those_of_a_plain_loop(disk, tmp_path, method):
     assert abs(losses[-1] - losses[0]) > 1e-4
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_is_near_single_precision_and_not_it(disk, tmp_path, precision):
     options = {"model": disk / "dry", "dropout": 0, "method": "full", "lr": 1e-3, "epochs": 2}
@@ -513,6 +519,7 @@ def finished(disk, tmp_path_factory):
     return out
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("options", "key"), [
     ({"lr": 0.02}, "lr is 0.01 there and 0.02 here"),
     ({"rank": 2}, "rank is 4 there and 2 here"),
@@ -541,6 +548,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_is(disk, finished, ca
     assert everything_in(finished) == before
 
 
+@pytest.mark.job
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(disk, finished, tmp_path, capsys):
     for content, message in (
         (
@@ -596,6 +604,7 @@ def interrupted(disk, out, monkeypatch, at, **options):
     return run(disk, out, **options)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("method", "precision", "head"), [
     ("tlora", "fp32", "frozen"), ("lora", "bf16", "trained"), ("full", "fp16", "new"), ("head", "fp32", "trained"),
 ])  # fmt: skip
@@ -628,6 +637,7 @@ def epochs_left_by(out):
     return len(state(out)["record"]["epochs"])
 
 
+@pytest.mark.job
 def test_a_killed_process_goes_on_to_the_losses_of_one_that_was_not(disk, tmp_path, capsys):
     options = {"epochs": 30, "method": "lora", "dropout": 0.3}
     whole = run(disk, tmp_path / "whole", **options)
@@ -655,6 +665,7 @@ def test_every_example_is_in_one_share(n, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+@pytest.mark.distributed
 def test_two_processes_are_one_and_a_lost_one_ends_the_run_which_then_goes_on(disk, tmp_path):
     """Without dropout, whose masks depend on the process; shares are of 4 and 3 examples, and of 1 and 0 in an epoch's
     last batch."""
@@ -703,6 +714,7 @@ def alone(offline):
     dist.destroy_process_group()
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(("method", "n_bytes"), [("tlora", 196_800), ("lora", 12_582_912)])
 def test_a_step_exchanges_the_gradients_of_what_trains_and_no_more(alone, method, n_bytes):
     """RoBERTa-large's adapted matrices; of the rest, which is frozen and never sent, as little as can be."""
@@ -745,6 +757,7 @@ def test_a_step_exchanges_the_gradients_of_what_trains_and_no_more(alone, method
     assert 4 * sum(n for _, n in sent) == n_bytes
 
 
+@pytest.mark.distributed
 def test_processes_that_see_different_checkpoints_do_not_start(alone, monkeypatch):
     alone.agree(3)
     monkeypatch.setattr(dist, "all_reduce", lambda span, op: span.copy_(torch.tensor([3, -2])))
@@ -752,6 +765,7 @@ def test_processes_that_see_different_checkpoints_do_not_start(alone, monkeypatc
         alone.agree(3)
 
 
+@pytest.mark.job
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_a_gpu_a_run_is_near_the_cpus_and_goes_on_to_the_same_bits(disk, tmp_path, monkeypatch, precision):

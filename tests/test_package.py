@@ -123,6 +123,7 @@ def without_rounding(text):
     return [re.sub(r"\d\.\de[-+]\d\d", "#", line.rstrip()) for line in text.splitlines()]
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("number", range(2))
 def test_a_snippet_of_the_readme_prints_what_stands_under_it(number, tmp_path):
     block, printed = readme_pairs()[number]

@@ -149,6 +149,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(text, "QUICK", text.Plan(epochs=2, search=1, rates=(1e-3, 1e-2), layers=1, time=24, pairs=64))
 
 
+@pytest.mark.job
 def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
     args = job(folder, tmp_path, "--json", "--seeds", "2")
     assert main(args) == 0
@@ -178,6 +179,7 @@ def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
 
 
+@pytest.mark.job
 def test_both_rooms_run_the_same_job(folder, tmp_path, capsys, brief):
     tables = []
     for room in ("by_hand", "by_autograd"):

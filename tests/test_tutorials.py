@@ -32,6 +32,7 @@ def test_there_are_tutorials_and_every_file_of_exercises_belongs_to_one():
     assert set(notebooks()) <= set(numbers)
 
 
+@pytest.mark.notebook
 @each_notebook
 def test_a_notebook_runs_from_top_to_bottom_without_a_warning(path):
     notebook = nbformat.read(path, as_version=4)
