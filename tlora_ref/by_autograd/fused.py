@@ -14,8 +14,8 @@ times that of the layer with x W0 added last (medians over rounds in one process
 AVX-512; d = 768, 1024, 4096; r = 32; float32 and bfloat16; with the backward and without). So exactness decides.
 
 float32, float64   The update is added to what the frozen layer itself returns. At B = 0 it is zero, and the output is
-                   the frozen layer's bit for bit, on every processor. The other way round x W0 and b may be summed in an
-                   order that is not the frozen layer's: off by 1.2e-7 and 4.4e-16 in tests/test_inject.py's model.
+                   the frozen layer's bit for bit, on every processor. The other way round x W0 and b may be summed in
+                   another order than the frozen layer's: off by 1.2e-7 and 4.4e-16 in tests/test_inject.py's model.
 half precision     (under autocast) x W0 is added to the update, so that what is far below the last digit of x W0 is
                    rounded once, in the sum, and not away: of a small update all is left (1.00), and a fifth (0.20) when
                    it is added to x W0 in bfloat16 (bench layers). At B = 0 the output is the frozen layer's to
