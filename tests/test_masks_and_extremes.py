@@ -138,7 +138,7 @@ def test_gelu_in_float32_is_float64s_to_the_rounding_of_float32():
 
 @pytest.mark.parametrize("size", [1, 16383, 16384, 16385, 40_000])
 def test_gelu_in_pieces_is_gelu(size):
-    """To the last digits: exp and erfc may take another way at the end of a piece, where a vector register is not full."""
+    """To the last digits: exp and erfc may take another way at a piece's end, where a vector register is not full."""
     x = np.random.default_rng(0).standard_normal((2, size))
     y, (slope,) = ops.gelu_fwd(x)
     alone = [ops.gelu_fwd(part) for part in np.array_split(x.reshape(-1), 7)]
