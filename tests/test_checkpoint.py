@@ -84,30 +84,30 @@ LOAD_NET = """
 import sys, torch
 from tiny import inputs, net
 from tlora_ref.checkpoint import load_adapter
-dtype = getattr(torch, sys.argv[2])
-model = load_adapter(net(dtype=dtype), sys.argv[1])
-print(model(inputs(dtype=dtype)).detach().double().numpy().tobytes().hex())
-print(sorted(name for name, p in model.named_parameters() if p.requires_grad))
-print([layer.adapter for layer in model.modules() if hasattr(layer, "adapter")][0])
+for path, name in zip(sys.argv[1::2], sys.argv[2::2]):
+    dtype = getattr(torch, name)
+    model = load_adapter(net(dtype=dtype), path)
+    print(model(inputs(dtype=dtype)).detach().double().numpy().tobytes().hex())
+    print(sorted(name for name, p in model.named_parameters() if p.requires_grad))
+    print([layer.adapter for layer in model.modules() if hasattr(layer, "adapter")][0])
 """
 
 
-@pytest.mark.parametrize(
-    ("method", "dtype", "compact"),
-    [
-        *(("tlora", dtype, compact) for dtype in ("float32", "float64", "bfloat16") for compact in (True, False)),
-        ("vera", "float32", True),
-        ("edora", "bfloat16", True),
-    ],
-)
-def test_a_torch_model_comes_back_bit_for_bit_in_a_fresh_process(tmp_path, method, dtype, compact):
-    model = trained_net(getattr(torch, dtype), method=method)
-    save_adapter(model, tmp_path / "a.safetensors", compact)
-    out, names, config = fresh(LOAD_NET, tmp_path / "a.safetensors", dtype).splitlines()
-    expected = model(inputs(dtype=getattr(torch, dtype))).detach().double().numpy()
-    assert bytes.fromhex(out) == expected.tobytes()
-    assert names == str(sorted(n for n, p in model.named_parameters() if p.requires_grad))
-    assert config == str(adapted(model)[0].adapter)
+def test_torch_models_come_back_bit_for_bit_in_a_fresh_process(tmp_path):
+    """One process reads them all: a start with torch takes longer than the rest."""
+    saved = [("tlora", dtype, compact) for dtype in ("float32", "float64", "bfloat16") for compact in (True, False)]
+    saved += [("vera", "float32", True), ("edora", "bfloat16", True)]
+    arguments, expected = [], []
+    for number, (method, dtype, compact) in enumerate(saved):
+        model, path = trained_net(getattr(torch, dtype), method=method), tmp_path / f"{number}.safetensors"
+        save_adapter(model, path, compact)
+        arguments += [path, dtype]
+        y = model(inputs(dtype=getattr(torch, dtype))).detach().double().numpy()
+        trains = sorted(n for n, p in model.named_parameters() if p.requires_grad)
+        expected.append([y.tobytes().hex(), str(trains), str(adapted(model)[0].adapter)])
+    lines = fresh(LOAD_NET, *arguments).splitlines()
+    for what, found, right in zip(saved, np.reshape(lines, (-1, 3)).tolist(), expected, strict=True):
+        assert found == right, what
 
 
 @every_method
@@ -167,23 +167,30 @@ from tlora_ref import EncoderConfig, init_encoder
 from tlora_ref.by_hand import encoder_fwd
 from tlora_ref.checkpoint import load_adapter
 config = EncoderConfig(width=8, layers=2, heads=2, hidden=12, time=5, features=6, classes=3)
-model = load_adapter(init_encoder(config, 0, getattr(np, sys.argv[2])), sys.argv[1])
-x = np.random.default_rng(6).standard_normal((2, 4, 6)).astype(sys.argv[2])
-print(encoder_fwd(model, x)[0].tobytes().hex())
-print(sorted(model.trained))
-print(model.adapter)
+for path, dtype in zip(sys.argv[1::2], sys.argv[2::2]):
+    model = load_adapter(init_encoder(config, 0, getattr(np, dtype)), path)
+    x = np.random.default_rng(6).standard_normal((2, 4, 6)).astype(dtype)
+    print(encoder_fwd(model, x)[0].tobytes().hex())
+    print(sorted(model.trained))
+    print(model.adapter)
 print("torch" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("compact", "dtype"), [(True, "float32"), (False, "float64")])
-def test_a_model_by_hand_comes_back_bit_for_bit_in_a_fresh_process_without_torch(tmp_path, method, compact, dtype):
-    _, model = trained_model(method, getattr(np, dtype))
-    save_adapter(model, tmp_path / "a.safetensors", compact)
-    out, names, config, torch_loaded = fresh(LOAD_MODEL, tmp_path / "a.safetensors", dtype).splitlines()
-    assert bytes.fromhex(out) == by_hand.encoder_fwd(model, digits_in(model))[0].tobytes()
-    assert (names, config, torch_loaded) == (str(sorted(model.trained)), str(model.adapter), "False")
+def test_models_by_hand_come_back_bit_for_bit_in_a_fresh_process_without_torch(tmp_path):
+    saved = [(method, *form) for method in METHODS for form in ((True, "float32"), (False, "float64"))]
+    arguments, expected = [], []
+    for number, (method, compact, dtype) in enumerate(saved):
+        _, model = trained_model(method, getattr(np, dtype))
+        path = tmp_path / f"{number}.safetensors"
+        save_adapter(model, path, compact)
+        arguments += [path, dtype]
+        y = by_hand.encoder_fwd(model, digits_in(model))[0]
+        expected.append([y.tobytes().hex(), str(sorted(model.trained)), str(model.adapter)])
+    *lines, torch_loaded = fresh(LOAD_MODEL, *arguments).splitlines()
+    assert torch_loaded == "False"
+    for what, found, right in zip(saved, np.reshape(lines, (-1, 3)).tolist(), expected, strict=True):
+        assert found == right, what
 
 
 def test_both_rooms_write_the_same_bytes_and_read_each_others_files(tmp_path):
