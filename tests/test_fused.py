@@ -163,7 +163,7 @@ def test_attached_and_untrained_in_half_precision_the_output_is_the_bases_to_rou
     assert bool(((y - y0).abs() <= 2 * (summed + rounded)).all())
 
 
-@pytest.mark.parametrize("shape", [(12,), (4, 12), (2, 3, 12)])
+@pytest.mark.parametrize("shape", [(12,), (4, 12), (2, 3, 12), (0, 12)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_what_comes_out_may_be_changed_in_place(shape, dtype, calls):
     adapted, found = layer(dtype=torch.float64 if dtype == torch.float64 else torch.float32), []

@@ -64,7 +64,7 @@ class FrozenAndUpdate(torch.autograd.Function):
         if x.dtype in HALF:
             # y = v C + b,   then += x W0
             y_NO = v_NS @ C_SO if b_O is None else torch.addmm(b_O, v_NS, C_SO)
-            return y_NO.addmm_(x_NI, W0_IO).view(*x.shape[:-1], -1).data
+            return y_NO.addmm_(x_NI, W0_IO).view(*x.shape[:-1], W0_IO.shape[1]).data
         # y = x W0 + b,   then += v C
         y = base(x).data
         y.view(-1, W0_IO.shape[1]).addmm_(v_NS, C_SO)
@@ -82,7 +82,7 @@ class FrozenAndUpdate(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             dx_NI = ((g_NS @ M_RS.T) @ A_IR.T).addmm_(dy_NO, W0_IO.T)
-            dx = dx_NI.view(*dy.shape[:-1], -1)
+            dx = dx_NI.view(*dy.shape[:-1], W0_IO.shape[0])
         return dx, None, None, None, None, dM_RS, None
 
 
