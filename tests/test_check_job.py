@@ -144,6 +144,7 @@ def test_what_cannot_be_checked_exits_with_two_and_a_sentence(folder, capsys, ar
 # --- the suite -----------------------------------------------------------------------------------
 
 
+@pytest.mark.job
 def test_the_suite_passes_in_one_table(capsys):
     """The whole of it: every kernel and encoder, every scenario, every oracle."""
     assert main(["check"]) == 0

@@ -198,10 +198,11 @@ def test_graders_and_metadata_are_the_same_in_both_editions(path):
             assert a.source == b.source
 
 
+@pytest.mark.notebook
 @each_notebook
 def test_a_student_notebook_runs_to_its_first_exercise_and_stops_with_its_message(path):
     student = student_edition(nbformat.read(path, as_version=4))
-    client = NotebookClient(student, timeout=60, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(student, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}})
     with pytest.raises(CellExecutionError) as caught:
         client.execute()
     first = next(iter(exercises(path.name[:2])))

@@ -158,6 +158,7 @@ def test_bugs_of_the_encoder_differ(m):
 # --- who finds them ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_projects_checker_finds_every_bug_and_rejects_no_control():
     found = score(scorers.tlora_ref)
     assert found.missed == ()

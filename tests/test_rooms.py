@@ -53,6 +53,7 @@ def test_one_run_is_the_same_in_either_room(way):
     assert abs(twin["accuracy"] - hand["accuracy"]) < 0.05
 
 
+@pytest.mark.job
 def test_the_job_runs_from_by_autograd_and_holds_the_hand_gradients_against_autograds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "ways", lambda rank: [Way("nothing", "nothing"), Way("TLoRA r=32", "tlora", 32)])
     monkeypatch.setattr(demo, "QUICK", Plan(pretrain=12, epochs=6, search=1, rates=(1e-1,)))
