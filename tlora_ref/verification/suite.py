@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from ..gradcheck.checker import FLOAT32, check
+from ..gradcheck import check
+from ..gradcheck.comparison import FLOAT32
 from ..gradcheck.oracles import ORACLES
 from ..gradcheck.report import Report
 from ..registry import OPS
@@ -19,6 +20,9 @@ from .scenarios import encoder_scenarios, scenarios
 
 NEEDS = {"torch": "torch", "mpmath": "mpmath"}
 """Oracles that need a package of their own."""
+
+GIVEN = ("given",)
+"""The scenarios are the points: no others are made from them."""
 
 ENCODERS = (None, "tlora", "lora")
 """What is attached to the encoders; every method's kernel has lines of its own."""
@@ -71,11 +75,12 @@ def run_task(_: Any, task: Task) -> list[Found]:
     if task.subject == "encoder":
         loss = dict(encoder_scenarios(task.method))[task.scenario]
         pick = {"torch": loss.twin}
-        reports = [check(loss.fn, loss.vjp, loss.inputs, oracle=pick.get(o, o)) for o in task.oracles]
+        reports = [check(loss.fn, loss.vjp, loss.inputs, oracle=pick.get(o, o), points=GIVEN) for o in task.oracles]
         return [Found(task, o, report, loss.flat) for o, report in zip(task.oracles, reports, strict=True)]
     op = OPS[task.subject]
     args = dict(scenarios(op))[task.scenario].args
-    return [Found(task, oracle, check(op.fwd, op.bwd, args, oracle=oracle)) for oracle in task.oracles]
+    reports = [check(op.fwd, op.bwd, args, op.wrt, op.twin if o == "torch" else o, points=GIVEN) for o in task.oracles]
+    return [Found(task, oracle, report) for oracle, report in zip(task.oracles, reports, strict=True)]
 
 
 @dataclass(frozen=True)

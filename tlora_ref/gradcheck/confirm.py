@@ -1,0 +1,127 @@
+"""How far an oracle is to be believed, before any gradient is held against it.
+
+The complex step is exact through analytic functions and silently wrong through others. Either a trace shows that
+only analytic ones were met (trace.py), and then its digits count to the last; or Richardson's differences confirm
+it, and then no verdict is sharper than they are. Where neither holds, the differences are the oracle themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from .comparison import SHARP, Comparison, unit
+from .oracles import ORACLES, Line, OracleError, central, complex_step, one_sided, richardson
+from .pair import Array
+from .point import norm
+from .report import Row
+from .trace import Trace, trace
+
+
+@dataclass
+class Trust:
+    """A comparison, and for arrays that its oracle cannot be believed on the reason why."""
+
+    comparison: Comparison
+    invalid: dict[str, str]
+
+    def row(self, name: str, mode: str) -> Row:
+        """The verdict on one array, by Richardson's differences where the oracle cannot be used."""
+        reason = self.invalid.get(name, "")
+        if not reason:
+            row = self.comparison.row(name, mode)
+            size = max(norm(h) for h in self.comparison.hand(name))
+            loose = self.comparison.support.get(name, 0.0) > 1e-8 * size
+            if row.verdict != "ORACLE_INVALID" and not loose:
+                return row
+            reason = row.note if not loose else "differences confirm the oracle to few digits only"
+        row = self.differences.row(name, mode)
+        if row.verdict == "FAIL" and self.comparison.oracle.derivative is not complex_step:
+            own = Comparison(self.comparison.point, self.comparison.oracle, *self.comparison.given_tolerances)
+            if own.row(name, mode).verdict in ("PASS", "VACUOUS"):  # a detached part: no derivative by intent, it seems
+                note = f"{self.comparison.oracle.name} agrees with the backward, and the values of fn do not: {reason}"
+                return replace(row, verdict="ORACLE_INVALID", oracle=self.comparison.oracle.name, note=note)
+        note = f"by differences, as {reason}"
+        return replace(row, note=f"{row.note}; {note}" if row.note else note)
+
+    @cached_property
+    def differences(self) -> Comparison:
+        """The comparison with Richardson's differences."""
+        return Comparison(self.comparison.point, ORACLES["richardson"], *self.comparison.given_tolerances)
+
+
+def confirmation(comparison: Comparison) -> Trust:
+    """Confirm the oracle of a comparison; what that leaves uncertain goes into ``comparison.support``."""
+    line = comparison.together()
+    names = list(line.v)
+    if not names:
+        return Trust(comparison, {})
+    derivative, met = comparison.oracle.derivative, _met(comparison, line)
+    try:
+        found, _ = derivative(line)
+    except OracleError as error:
+        return Trust(comparison, dict.fromkeys(names, str(error)))
+    if met.clean and _agrees_roughly(comparison, line, found):
+        return Trust(comparison, {})
+    line = replace(line, noise=comparison.rounding)
+    off = _distance(line, found)
+    if off is not None:
+        comparison.support = {name: 10 * off / unit(comparison.plain[name]) for name in names}
+        return Trust(comparison, {})
+    invalid = {}
+    for name in names:
+        alone = replace(comparison.line(name, comparison.direction(comparison.plain[name].size)), noise=line.noise)
+        try:
+            value, _ = derivative(alone)
+        except OracleError as error:
+            invalid[name] = str(error)
+            continue
+        off = _distance(alone, value)
+        if off is None:
+            invalid[name] = _reason(comparison, met)
+        else:
+            comparison.support[name] = 10 * off
+    return Trust(comparison, invalid or dict.fromkeys(names, _reason(comparison, met)))
+
+
+def _met(comparison: Comparison, line: Line) -> Trace:
+    if comparison.oracle.derivative is not complex_step:
+        return Trace(lost=True)
+    pair, out = comparison.point.pair, comparison.point.out
+    if comparison.single:
+        out = pair.outputs(comparison.plain)
+    return trace(lambda inputs: pair.forward(inputs)[0], dict(comparison.plain), line.v, out)
+
+
+def _agrees_roughly(comparison: Comparison, line: Line, found: Array) -> bool:
+    """Two evaluations, that the traced function is the one that runs on real numbers; a kink is not against it."""
+    floors = np.array([comparison.floor(g, 1e-8) for g in range(len(comparison.douts))])
+    for method in (central, richardson):
+        try:
+            other, off = method(line)
+        except Exception:
+            return True
+        if not (np.abs(other - found) > 1e-6 * np.maximum(np.abs(other), np.abs(found)) + floors + 10 * off).any():
+            return True
+    try:
+        sides = [one_sided(line, side)[0] for side in (-1, 1)]
+    except Exception:
+        return False
+    return any(bool((np.abs(side - found) <= 1e-4 * np.abs(found) + floors).all()) for side in sides)
+
+
+def _distance(line: Line, found: Array) -> float | None:
+    """How far off ``found`` may be, as far as differences can tell; None where they contradict it."""
+    try:
+        other, off = richardson(line)
+    except Exception:
+        return None
+    return off if (np.abs(other - found) <= 10 * off + SHARP[0] * np.abs(found)).all() else None
+
+
+def _reason(comparison: Comparison, met: Trace) -> str:
+    named = "the complex step" if comparison.oracle.derivative is complex_step else comparison.oracle.name
+    through = f" through {', '.join(met.unsafe[:3])}" if met.unsafe else " through a comparison of equals" * met.tie
+    return f"{named} cannot follow fn{through}"
