@@ -81,7 +81,7 @@ class Probe:
 
 class Comparison:
     """All arrays of a point against one oracle. ``support``: by array, how far the oracle may be off along a
-    direction as far as it was confirmed."""
+    direction as far as it was confirmed; ``traced``: whether it was confirmed to all digits, or by differences."""
 
     def __init__(self, point: Point, oracle: Oracle, rtol: float | None, atol: float | None):
         self.point, self.oracle = point, oracle
@@ -98,6 +98,7 @@ class Comparison:
         self.floors = [self.floor(g, self.atol) for g in range(len(self.douts))]
         self.hundredths = [self.floor(g, 0.01) for g in range(len(self.douts))]
         self.support: dict[str, float] = {}
+        self.traced = True
         self.kinks = Kinks(self)
 
     def floor(self, g: int, atol: float) -> float:
@@ -186,11 +187,11 @@ class Comparison:
         return Probe(V, np.stack([values for values, _ in found]), max(off for _, off in found), scales)
 
     def _directions(self, size: int, scales: Sequence[Array], without: Sequence[int]) -> Array:
-        """Two evaluations for the array, and for each further scale of entries: the complex step needs one a
-        direction, a central difference two."""
+        """Two directions for the array, as errors may cancel along one, and one for each further scale of entries;
+        a central difference needs two evaluations for one."""
         found = []
         for number, entries in enumerate(scales):
-            for _ in range(2 if self.oracle.derivative is complex_step and not number else 1):
+            for _ in range(1 if self.oracle.derivative is central or number else 2):
                 v = self.direction(size)
                 if len(scales) > 1:
                     only = np.zeros(size)
@@ -295,9 +296,10 @@ class Comparison:
         except Exception:
             return ""
         length = sqrt(sum((v.astype(float) ** 2).sum() for v in line.v.values()))
-        floors = length * np.array([self.floor(g, 1e-8) for g in range(len(self.douts))])
+        rtol, atol = (1e-6, 1e-8) if self.traced else SHARP
+        floors = length * np.array([self.floor(g, atol) for g in range(len(self.douts))])
         away = np.abs(other - truth)
-        if not (away > 1e-6 * np.maximum(np.abs(other), np.abs(truth)) + floors + 10 * off).any():
+        if not (away > rtol * np.maximum(np.abs(other), np.abs(truth)) + floors + 10 * off).any():
             return ""
         g = int(away.argmax())
         named = "the complex step" if self.oracle.derivative is complex_step else f"the {self.oracle.name} oracle"

@@ -65,25 +65,36 @@ def confirmation(comparison: Comparison) -> Trust:
         return Trust(comparison, dict.fromkeys(names, str(error)))
     if met.clean and _agrees_roughly(comparison, line, found):
         return Trust(comparison, {})
-    line = replace(line, noise=comparison.rounding)
-    off = _distance(line, found)
-    if off is not None:
-        comparison.support = {name: 10 * off / unit(comparison.plain[name]) for name in names}
+    comparison.traced = False
+    if met.unsafe and not met.lost:
+        invalid = {name: reason for name in names if (reason := _unsafe(comparison, line, name))}
+        return Trust(comparison, invalid)
+    offs = []
+    for _ in range(2):  # along one direction alone two terms may cancel
+        line = replace(comparison.together(), noise=comparison.rounding)
+        offs.append(_distance(line, derivative(line)[0]))
+    if None not in offs:
+        comparison.support = {name: 10 * max(offs) / unit(comparison.plain[name]) for name in names}
         return Trust(comparison, {})
     invalid = {}
     for name in names:
         alone = replace(comparison.line(name, comparison.direction(comparison.plain[name].size)), noise=line.noise)
         try:
-            value, _ = derivative(alone)
+            off = _distance(alone, derivative(alone)[0])
         except OracleError as error:
             invalid[name] = str(error)
             continue
-        off = _distance(alone, value)
         if off is None:
             invalid[name] = _reason(comparison, met)
         else:
             comparison.support[name] = 10 * off
     return Trust(comparison, invalid or dict.fromkeys(names, _reason(comparison, met)))
+
+
+def _unsafe(comparison: Comparison, line: Line, name: str) -> str:
+    """Why the complex step cannot follow fn along this array, "" if it can."""
+    met = _met(comparison, replace(line, v={name: line.v[name]}))
+    return "" if met.clean else _reason(comparison, met)
 
 
 def _met(comparison: Comparison, line: Line) -> Trace:
