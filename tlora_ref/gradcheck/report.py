@@ -56,7 +56,8 @@ class Row:
     def detail(self) -> str:
         """What the row found, in a sentence."""
         if self.hand is None or self.verdict == "VACUOUS":
-            return self.note
+            place = "" if self.index is None else f"at [{', '.join(map(str, self.index))}]: "
+            return place + self.note
         where = "along a random direction" if self.index is None else f"at [{', '.join(map(str, self.index))}]"
         times = "" if self.ratio is None or not isfinite(self.ratio) else f", {self.ratio:.1e} x tolerance"
         values = f"{where}: hand {self.hand:.10g}, oracle {self.truth:.10g}{times}"

@@ -69,6 +69,7 @@ class Trace:
     unsafe: tuple[str, ...] = ()
     tie: bool = False
     lost: bool = False
+    away: float = 0.0  # how far the traced values are from the others, as a share of the largest
 
     @property
     def clean(self) -> bool:
@@ -229,9 +230,9 @@ def traced(value: Array, log: _Log) -> Traced:
 
 def trace(f: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], v: Mapping[str, Array],
           out: Any) -> Trace:  # fmt: skip
-    """Run ``f`` once, inputs -> outputs, on x + i h v. ``out`` is what it returns for x: where the traced numbers
-    are others, or anything fails, the trace is lost."""
-    log = _Log()
+    """Run ``f`` once, inputs -> outputs, on x + i h v. ``out`` is what it returns for x. Where a number got lost, or
+    anything fails, the trace is lost."""
+    log, away = _Log(), 0.0
     started = {name: traced(inputs[name] + 1e-30j * direction, log) for name, direction in v.items()}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -239,10 +240,11 @@ def trace(f: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], v: M
             found = leaves(f({**inputs, **started}))
             for ours, theirs in zip(found, leaves(out), strict=True):
                 value = ours.value if isinstance(ours, Traced) else ours
-                size = np.abs(theirs).max(initial=0.0)
-                # NaN compares as unequal, so that what read the memory of a Traced array is found here
-                if value.shape != theirs.shape or not (np.abs(value - theirs) <= 1e-9 * size).all():
-                    log.lost = True
+                if value.shape != theirs.shape or np.isnan(value).any():
+                    log.lost = True  # what read the memory of a Traced array has read NaN
+                else:
+                    size = np.abs(theirs).max(initial=0.0)
+                    away = max(away, float(np.abs(value - theirs).max(initial=0.0) / (size or 1.0)))
     except Exception:
         log.lost = True
-    return Trace(tuple(log.unsafe), log.tie, log.lost)
+    return Trace(tuple(log.unsafe), log.tie, log.lost, away)
