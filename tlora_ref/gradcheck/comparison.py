@@ -270,7 +270,7 @@ class Comparison:
             return (replace(row, verdict="VACUOUS", note=VERDICTS["VACUOUS"]) if silent else row), at
         off = 10 * probe.off
         if (error <= tolerance + off).all():
-            size = float((probe.lengths[:, None] * probe.sizes(hand))[p, g])
+            size = probe.lengths[p] * max(norm(h) for h in hand)
             if self.adaptive and off <= LOOSEST * size:
                 note = "the tolerance is as wide as fn's own noise makes differences uncertain"
                 return replace(row, tolerance=float(tolerance[p, g] + off), note=note), at

@@ -20,6 +20,11 @@ from .report import Row
 from .trace import Trace, trace
 
 
+SHIFTS = {"real"}
+"""Also met where nothing is lost: a softmax takes the largest real part away, and its result does not change by it.
+Differences are asked about it."""
+
+
 @dataclass
 class Trust:
     """A comparison, and for arrays that its oracle cannot be believed on the reason why."""
@@ -67,7 +72,7 @@ def confirmation(comparison: Comparison) -> Trust:
         comparison.traced = True
         return Trust(comparison, {})
     comparison.confirmed = True
-    if met.unsafe and not met.lost:
+    if not met.lost and set(met.unsafe) - SHIFTS:
         invalid = {name: reason for name in names if (reason := _unsafe(comparison, line, name))}
         return Trust(comparison, invalid)
     offs = []
@@ -106,13 +111,13 @@ def _met(comparison: Comparison, line: Line) -> Trace:
         out = pair.outputs(comparison.plain)
     met = trace(lambda inputs: pair.forward(inputs)[0], dict(comparison.plain), line.v, out)
     # other values mean another branch for complex numbers, unless fn itself is off by as much
-    return replace(met, lost=met.lost or (met.away > 1e-9 and met.away > 100 * comparison.noise_share))
+    return replace(met, lost=met.lost or bool(met.away > max(1e-9, 100 * comparison.noise_share)))
 
 
 def _agrees_roughly(comparison: Comparison, line: Line, found: Array) -> bool:
     """Two evaluations, that the traced function is the one that runs on real numbers; a kink is not against it."""
     floors = np.array([comparison.floor(g, 1e-8) for g in range(len(comparison.douts))])
-    for step in (1e-5, 1e-8, 1e-11):  # short steps for what is ill-conditioned
+    for step in (1e-5, 1e-8, 1e-11, 1e-13):  # short steps for what is ill-conditioned
         try:
             other, off = central(line, step)
         except Exception:

@@ -93,12 +93,14 @@ def richardson(line: Line, levels: int = 12) -> tuple[Array, float]:
         return (up - down) / (2 * h), _rounding(line, up) / h
 
     best, off = _extrapolated(difference, 0.1 * line.unit, 4, levels)
-    # beside a pole or a kink the wide steps agree with each other and not with the derivative: a narrow one knows
-    with np.errstate(all="ignore"):
-        narrow, rounding = difference(1e-6 * line.unit)
-    away = np.abs(narrow - best)
-    strange = away > 1e-3 * np.maximum(np.abs(narrow), np.abs(best)) + 20 * rounding
-    return best, max(off, float(away[strange].max(initial=0.0)))
+    # beside a pole or a kink the wide steps agree with each other and not with the derivative: narrow ones know
+    for step in (1e-6, 1e-11):
+        with np.errstate(all="ignore"):
+            narrow, rounding = difference(step * line.unit)
+        away = np.abs(narrow - best)
+        strange = away > 1e-3 * np.maximum(np.abs(narrow), np.abs(best)) + 20 * rounding
+        off = max(off, float(away[strange].max(initial=0.0)))
+    return best, off
 
 
 def one_sided(line: Line, side: int, levels: int = 14) -> tuple[Array, float]:

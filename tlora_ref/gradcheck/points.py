@@ -1,6 +1,6 @@
 """Further points, made from the one that was given: what one point hides, another shows.
 
-wide        entries two to four times as large, and of either sign where both occur: a branch for x < -2.5
+wide        entries two to eight times as large, and of either sign where both occur: a branch for x < -2.5
 small       entries a hundredth as large
 many rows   twice as many rows and two more
 one row     the first row alone
@@ -48,7 +48,12 @@ def elsewhere(
 
 
 def _scaled(x: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray:
-    factor = rng.uniform(2.0, 4.0, x.shape) if name == "wide" else rng.uniform(0.005, 0.02, x.shape)
+    factor = rng.uniform(2.0, 8.0, x.shape) if name == "wide" else rng.uniform(0.005, 0.02, x.shape)
+    return _times(x, factor, rng)
+
+
+def _times(x: np.ndarray, factor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """x * factor, with signs changed at random where both occur."""
     if x.min(initial=0.0) < 0 < x.max(initial=0.0):
         factor = factor * rng.choice([-1.0, 1.0], x.shape)
     return np.asarray(x * factor, dtype=x.dtype)
@@ -87,9 +92,8 @@ def _groups(inputs: Mapping[str, Any], moving: Sequence[str]) -> Iterator[list[s
 def _taken(
     inputs: Mapping[str, Any], group: Sequence[str], rows: np.ndarray, moving: Sequence[str], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Those rows of the group, moved a little each, so that no two are equal."""
+    """Those rows of the group, moved each, so that no two are equal."""
     taken = {key: inputs[key][rows] for key in group}
     for key in (key for key in group if key in moving):
-        factor = rng.uniform(0.7, 1.4, taken[key].shape)
-        taken[key] = np.asarray(taken[key] * factor, dtype=taken[key].dtype)
+        taken[key] = _times(taken[key], rng.uniform(0.5, 3.0, taken[key].shape), rng)
     return {**inputs, **taken}

@@ -114,7 +114,7 @@ class Report:
 
     def _points(self) -> str:
         text = f"points: {', '.join(self.covered)}"
-        return f"{text}; fn takes none that is {' or '.join(self.left_out)}" if self.left_out else text
+        return f"{text}; left out, as fn or vjp does not take it: {', '.join(self.left_out)}" if self.left_out else text
 
     def _cells(self) -> list[list[str]]:
         return [[r.array, r.verdict, r.oracle, *map(_number, (r.error, r.tolerance, r.ratio))] for r in self.rows]
