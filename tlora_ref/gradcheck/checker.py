@@ -108,7 +108,7 @@ class Run:
         report = self._compare(here, self.mode)
         rows = {row.array: row for row in report.rows}
         covered, left_out = ["given"], []
-        if report.malformed or not here.hands[0]:
+        if report.malformed or report.random or not here.hands[0]:
             points = ("given",)
         for number, name in enumerate(points[1:], 1):
             rng = np.random.default_rng([self.seed, number])
@@ -156,7 +156,7 @@ class Run:
             else:
                 rows.append(comparison.row(name, mode) if trust is None else trust.row(name, mode))
         malformed = held[0].note if held and point.problems else ""
-        return Report(rows, held, malformed)
+        return Report(rows, held, malformed, random=point.random)
 
 
 def worse(row: Row | None, other: Row, name: str) -> Row:

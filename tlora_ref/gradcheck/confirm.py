@@ -19,7 +19,6 @@ from .point import norm
 from .report import Row
 from .trace import Trace, trace
 
-
 SHIFTS = {"real"}
 """Also met where nothing is lost: a softmax takes the largest real part away, and its result does not change by it.
 Differences are asked about it."""

@@ -36,6 +36,7 @@ class Point:
         self.rng = np.random.default_rng(seed)
         self.problems: dict[str, str] = {}  # array -> why its gradient cannot be compared
         self.unstable: set[str] = set()
+        self.random = False  # whether fn itself gives other numbers each time
         out, cache = self._first_forward()
         self.out = out
         single = any(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in self.given.values())
@@ -147,7 +148,7 @@ class Point:
         except Exception as error:
             return [f"fn failed the second time: {spell(error)}"]
         if not all(map(same_bits, leaves(out), leaves(self.out))):
-            self.unstable |= set(self.names)
+            self.random, self.unstable = True, {*self.unstable, *self.names}
             return ["fn gives other numbers the second time"]
         inputs, cache, again, _ = self._call(self.douts[0])
         later, _ = self._gradients(relayout(self.douts[0], "K"), cache, inputs)

@@ -76,13 +76,15 @@ class Protocol:
 @dataclass(frozen=True)
 class Report:
     """All rows of one check. ``malformed`` says why a gradient could not be compared at all, if so; ``covered`` are
-    the points that were checked, and ``left_out`` those of a kind that the function does not take."""
+    the points that were checked, and ``left_out`` those of a kind that the function does not take; ``random``: fn
+    itself gives other numbers each time, so that nothing can be said of a gradient."""
 
     rows: Sequence[Row]
     protocol: Sequence[Protocol] = ()
     malformed: str = ""
     covered: tuple[str, ...] = ("given",)
     left_out: tuple[str, ...] = ()
+    random: bool = False
 
     @property
     def ok(self) -> bool:
@@ -98,7 +100,7 @@ class Report:
     def wrong(self) -> bool:
         """A gradient was found to be wrong, in its numbers or in what it does to its arguments."""
         found = any(row.verdict in ("FAIL", "NONDETERMINISTIC") for row in self.rows)
-        return not self.malformed and (found or not all(p.ok for p in self.protocol))
+        return not (self.malformed or self.random) and (found or not all(p.ok for p in self.protocol))
 
     def table(self) -> str:
         """Columns for a terminal, then a line for everything that is not in order."""
@@ -146,6 +148,7 @@ class Report:
             "malformed": self.malformed,
             "points": list(self.covered),
             "left_out": list(self.left_out),
+            "random": self.random,
             "rows": rows,
             "protocol": [asdict(p) for p in self.protocol],
         }
