@@ -19,10 +19,6 @@ from .point import norm
 from .report import Row
 from .trace import Trace, trace
 
-SHIFTS = {"real"}
-"""Also met where nothing is lost: a softmax takes the largest real part away, and its result does not change by it.
-Differences are asked about it."""
-
 
 @dataclass
 class Trust:
@@ -71,7 +67,7 @@ def confirmation(comparison: Comparison) -> Trust:
         comparison.traced = True
         return Trust(comparison, {})
     comparison.confirmed = True
-    if not met.lost and set(met.unsafe) - SHIFTS:
+    if met.unsafe and not met.lost:
         invalid = {name: reason for name in names if (reason := _unsafe(comparison, line, name))}
         return Trust(comparison, invalid)
     offs = []
@@ -108,7 +104,14 @@ def _met(comparison: Comparison, line: Line) -> Trace:
     pair, out = comparison.point.pair, comparison.point.out
     if comparison.single:
         out = pair.outputs(comparison.plain)
-    met = trace(lambda inputs: pair.forward(inputs)[0], dict(comparison.plain), line.v, out)
+
+    def run(shake: float) -> Trace:
+        return trace(lambda inputs: pair.forward(inputs)[0], dict(comparison.plain), line.v, out, shake)
+
+    met = run(0.0)
+    if set(met.unsafe) == {"real"} and not met.lost and run(0.1).away < 1e-12:
+        # a softmax takes the largest real part away, a relu looks at signs: the result does not depend on them
+        met = replace(met, unsafe=())
     # other values mean another branch for complex numbers, unless fn itself is off by as much
     return replace(met, lost=met.lost or bool(met.away > max(1e-9, 100 * comparison.noise_share)))
 

@@ -7,13 +7,14 @@ Equation    the complex step is exact where f is analytic, piece by piece, and s
 Checked by  tests/test_gradcheck.py: every unsafe function is named, and what leaves the trace is noticed.
 
 A Traced array holds its numbers in ``value``; its own memory is NaN. Whatever takes an array apart without
-asking (np.asarray, float, a list, another library) reads the NaN and spoils the result, so nothing gets past.
+asking (float, a list, another library) reads the NaN and spoils the result, so nothing gets past.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,9 @@ class Trace:
         return not (self.unsafe or self.tie or self.lost)
 
 
+_full, _asarray = np.full, np.asarray  # those of numpy, whatever stands in their place during a trace
+
+
 class Traced(np.ndarray):
     """A complex array that writes down what is done with it."""
 
@@ -85,7 +89,9 @@ class Traced(np.ndarray):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         log = _log_of((inputs, options))
-        log.met(ufunc.__name__, inputs)
+        log.met(
+            ufunc.__name__ if ufunc is not np.maximum or method != "reduce" else "maximum.reduce", (*inputs, options)
+        )
         out = options.get("out", inputs[:1] if method == "at" else ())
         if not all(o is None or isinstance(o, Traced) for o in out):
             log.lost = True  # written into an array that keeps no record
@@ -98,7 +104,11 @@ class Traced(np.ndarray):
         written = [kwargs["out"]] if "out" in kwargs else args[:1] if func.__name__ in IN_PLACE else []
         if not all(isinstance(array, Traced) for array in written):
             log.lost = True
-        return _wrapped(func(*_plain(args), **_plain(kwargs)), log)
+        log.inside += 1
+        try:
+            return _wrapped(func(*_plain(args), **_plain(kwargs)), log)
+        finally:
+            log.inside -= 1
 
     def __getitem__(self, index: Any) -> Any:
         return _wrapped(self.value[_plain(index)], self.log)
@@ -121,8 +131,9 @@ class Traced(np.ndarray):
 
     @property
     def real(self) -> Any:
-        """Its real part, which the complex step cannot follow."""
-        return self._noted("real", self.value.real)
+        """Its real part, which the complex step cannot follow; shaken, to see whether the result depends on it."""
+        real = self.value.real
+        return self._noted("real", real * (1 + self.log.shake * self.log.rng.uniform(0.5, 1, real.shape)))
 
     @property
     def imag(self) -> Any:
@@ -135,11 +146,11 @@ class Traced(np.ndarray):
             self.log.met(f"astype({np.dtype(dtype)})", ())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
-            return _wrapped(np.asarray(self.value.astype(dtype, *args, **options), dtype=complex), self.log)
+            return _wrapped(_asarray(self.value.astype(dtype, *args, **options), dtype=complex), self.log)
 
     def _noted(self, name: str, value: Any) -> Any:
         self.log.met(name, ())
-        return _wrapped(np.asarray(value, dtype=complex), self.log)
+        return _wrapped(_asarray(value, dtype=complex), self.log)
 
 
 def _method(name: str) -> Callable[..., Any]:
@@ -158,13 +169,16 @@ for _name in _words(
 
 
 class _Log:
-    def __init__(self) -> None:
+    def __init__(self, shake: float = 0.0) -> None:
+        self.shake, self.rng = shake, np.random.default_rng(0)
+        self.inside = 0  # how many functions of numpy are at work, on plain arrays
         self.unsafe: dict[str, None] = {}
         self.tie = self.lost = False
 
     def met(self, name: str, arguments: Any) -> None:
-        if name.lstrip("_") in CHOICES:
-            self.tie = self.tie or _tied(name, _numbers(arguments))
+        """Write down that the function was met, with what it was given."""
+        if name in CHOICES or name in LARGEST:
+            self.tie = self.tie or _tied(name, arguments)
         elif name not in ANALYTIC and name not in ABOUT:
             self.unsafe[SPOKEN.get(name, name)] = None
 
@@ -177,15 +191,27 @@ def _numbers(arguments: Any) -> list[Array]:
         return _numbers(tuple(arguments.values()))
     if isinstance(arguments, (tuple, list)):
         return [number for item in arguments for number in _numbers(item)]
-    return [np.asarray(arguments).real] if isinstance(arguments, (np.ndarray, float, complex, int)) else []
+    return [_asarray(arguments).real] if isinstance(arguments, (np.ndarray, float, complex, int)) else []
 
 
-def _tied(name: str, numbers: Sequence[Array]) -> bool:
+LARGEST = {"max": 1, "amax": 1, "argmax": 1, "maximum.reduce": 1, "min": -1, "amin": -1, "argmin": -1}
+"""Functions that choose one number of many; 1 for the largest."""
+
+ORDERED = {"sort", "argsort", "partition", "argpartition", "nanmax", "nanmin", "sort_complex", "unique"}
+TRUTHS = {"any", "all", "nonzero", "count_nonzero", "argwhere", "flatnonzero"}
+
+
+def _tied(name: str, arguments: Any) -> bool:
     """Are two of the numbers equal that are compared with each other?"""
-    if name in ("any", "all", "nonzero", "count_nonzero", "argwhere", "flatnonzero") or name.startswith("logical"):
+    numbers = _numbers(arguments)
+    if name in LARGEST:
+        a = LARGEST[name] * numbers[0]
+        axis = next((found["axis"] for found in arguments if isinstance(found, Mapping) and "axis" in found), None)
+        top = a.max(axis=axis, keepdims=True) if a.size else a
+        return bool(((a == top) & np.isfinite(a)).sum() > top.size)
+    if name in TRUTHS or name.startswith("logical"):
         return any(bool((a == 0).any()) for a in numbers)
-    if len(numbers) >= 2 and name not in ("max", "min", "amax", "amin", "argmax", "argmin", "sort", "argsort",
-                                          "partition", "argpartition", "nanmax", "nanmin"):  # fmt: skip
+    if len(numbers) >= 2 and name not in ORDERED:
         try:
             return any(bool((numbers[0] == other).any()) for other in numbers[1:])
         except ValueError:
@@ -223,19 +249,49 @@ def _wrapped(value: Any, log: _Log) -> Any:
 
 def traced(value: Array, log: _Log) -> Traced:
     """A Traced array of these numbers."""
-    array = np.full(np.shape(value), np.nan + 1j * np.nan).view(Traced)
-    array.value, array.log = np.asarray(value), log
+    array = _full(np.shape(value), np.nan + 1j * np.nan).view(Traced)
+    array.value, array.log = _asarray(value), log
     return array
 
 
+MAKING = ("empty", "zeros", "ones", "full", "array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray")
+"""Functions that make arrays, and that NumPy lets nobody replace from outside."""
+
+
+@contextmanager
+def _making(log: _Log) -> Iterator[None]:
+    """Let numpy.empty and its like return Traced arrays where they make complex ones, so that a function may fill an
+    array of its own piece by piece, or ask for one in another memory order."""
+    before = {name: getattr(np, name) for name in MAKING}
+
+    def instead(name: str) -> Callable[..., Any]:
+        def function(*args: Any, **options: Any) -> Any:
+            if log.inside:
+                return before[name](*args, **options)
+            made = before[name](*_plain(args), **options)
+            if _log_of(args) is not None and made.dtype != np.complex128:
+                log.met(f"{name}({made.dtype})", ())
+            return _wrapped(made, log)
+
+        return function
+
+    try:
+        for name in MAKING:
+            setattr(np, name, instead(name))
+        yield
+    finally:
+        for name in MAKING:
+            setattr(np, name, before[name])
+
+
 def trace(f: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], v: Mapping[str, Array],
-          out: Any) -> Trace:  # fmt: skip
+          out: Any, shake: float = 0.0) -> Trace:  # fmt: skip
     """Run ``f`` once, inputs -> outputs, on x + i h v. ``out`` is what it returns for x. Where a number got lost, or
-    anything fails, the trace is lost."""
-    log, away = _Log(), 0.0
+    anything fails, the trace is lost. ``shake``: by how much real parts are changed on their way."""
+    log, away = _Log(shake), 0.0
     started = {name: traced(inputs[name] + 1e-30j * direction, log) for name, direction in v.items()}
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with _making(log), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = leaves(f({**inputs, **started}))
             for ours, theirs in zip(found, leaves(out), strict=True):
