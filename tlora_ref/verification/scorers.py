@@ -62,7 +62,8 @@ def torch_gradcheck(fast: bool) -> Checker:
             @staticmethod
             def backward(ctx: Any, dout: Any) -> Any:
                 grads = vjp(dout.detach().numpy(), ctx.by_hand)
-                return tuple(torch.as_tensor(np.asarray(grads[split_name(name)[0]])) for name in wrt)
+                # in C order: torch takes no arrays that are read backwards
+                return tuple(torch.as_tensor(np.array(grads[split_name(name)[0]], order="C")) for name in wrt)
 
         tensors = [torch.from_numpy(inputs[name].copy(order="K")).requires_grad_() for name in wrt]
         with torch.random.fork_rng():

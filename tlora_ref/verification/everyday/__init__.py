@@ -10,11 +10,6 @@ choices.py      sorting, lookups      state.py    caches, buffers, randomness, p
 subject.py      what a subject is     score.py    every checker on every pair
 """
 
-from __future__ import annotations
+from .score import SUBJECTS, cases, checkers, summary, verdicts
 
-from . import choices, elementwise, matrices, state, sums, windows
-
-SUBJECTS = elementwise.SUBJECTS + sums.SUBJECTS + matrices.SUBJECTS + windows.SUBJECTS + choices.SUBJECTS + state.SUBJECTS
-"""All of them; names are taken once."""
-
-__all__ = ["SUBJECTS"]
+__all__ = ["SUBJECTS", "cases", "checkers", "summary", "verdicts"]

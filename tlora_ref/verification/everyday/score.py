@@ -13,15 +13,18 @@ from typing import Any
 from ...gradcheck import Report, check
 from ...shapes import InputError
 from ..scorers import CHECKERS, Problem
-from . import SUBJECTS
+from . import choices, elementwise, matrices, state, sums, windows
 from .subject import Subject
+
+SUBJECTS = (
+    *elementwise.SUBJECTS, *sums.SUBJECTS, *matrices.SUBJECTS, *windows.SUBJECTS, *choices.SUBJECTS, *state.SUBJECTS,
+)  # fmt: skip
+"""All of them; names are taken once."""
 
 OWN = "tlora_ref"
 
 LEFT_OUT = ("loss falls",)
 """No gradient checker: it asks whether training goes down."""
-
-VERDICTS = ("accepted", "rejected", "neither")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def cases() -> Iterator[Case]:
         yield from (Case(subject, says) for says in subject.wrong)
 
 
-def names() -> tuple[str, ...]:
+def checkers() -> tuple[str, ...]:
     """The checkers that are scored."""
     return tuple(name for name in CHECKERS if name not in LEFT_OUT)
 
