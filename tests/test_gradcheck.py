@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import hilbert
 from scipy.special import erfc
 from strategies import cases
 
 from tlora_ref import InputError
 from tlora_ref.gradcheck import ORACLES, GradientError, check
 from tlora_ref.gradcheck.arithmetic import DIGITS, to_fractions, to_mpmath
+from tlora_ref.gradcheck.comparison import Comparison
+from tlora_ref.gradcheck.confirm import confirmation
 from tlora_ref.gradcheck.oracles import Line, OracleError, central, complex_step, exact, gradient, in_mpmath, richardson
-from tlora_ref.gradcheck.point import PROTOCOL
+from tlora_ref.gradcheck.pair import Pair
+from tlora_ref.gradcheck.point import PROTOCOL, Point
 from tlora_ref.gradcheck.points import POINTS
+from tlora_ref.gradcheck.trace import trace
 from tlora_ref.registry import OPS
 from tlora_ref.verification.scenarios import DIFFERENT, SQUARE, draw_case, encoder_loss, scenarios
 
@@ -733,3 +738,330 @@ def test_the_callers_arrays_and_a_reused_buffer_are_safe():
     report = check(lambda x: x * x, spoils, {"x": x})
     assert protocol(report)["inputs unchanged"].note == "vjp changed x"
     np.testing.assert_array_equal(x, [1, 2, 3])
+
+
+# --- caches, kinks, noise, scales and points: what a right verdict needs besides an oracle ------------------------
+
+
+def stale(kind):
+    """A layer whose cache is one buffer, what the last forward saw, or what the first one saw."""
+    kept = {}
+
+    def fn(x):
+        if kind == "buffer":
+            kept.setdefault(x.shape, np.empty(x.shape, dtype=complex))[...] = x
+            return np.sin(x), kept[x.shape]
+        kept["last"] = x.copy()
+        kept.setdefault(x.shape, x.copy())
+        return np.sin(x), x.shape
+
+    def vjp(dout, cache):
+        x = {"buffer": lambda: cache.real, "last": lambda: kept["last"], "first": lambda: kept[cache]}[kind]()
+        return {"x": dout * np.cos(x)}
+
+    return fn, vjp
+
+
+@pytest.mark.parametrize("kind", ["buffer", "last"])
+def test_a_cache_that_another_forward_spoils_is_named(kind):
+    report = check(*stale(kind), {"x": np.array([1.0, 2.0, -3.0])}, points=GIVEN)
+    assert row(report, "x").verdict == "PASS"
+    note = protocol(report)["every call its own cache"].note
+    assert note == "dx is another once fn has run at a second point before vjp"
+    assert report.wrong
+
+
+def test_backwards_that_mix_up_two_caches_are_named():
+    order = []
+
+    def fn(x):
+        order.append(x.copy())
+        return np.sin(x), x.copy()
+
+    def vjp(dout, cache):
+        x = order.pop(0) if len(order) > 1 else cache  # first in, first out
+        order.clear()
+        return {"x": dout * np.cos(x)}
+
+    report = check(fn, vjp, {"x": np.array([1.0, 2.0])}, points=GIVEN)
+    assert not report.ok
+
+
+def test_the_cache_of_the_first_call_shows_at_another_point():
+    assert check(*stale("first"), {"x": np.array([1.0, 2.0, -3.0])}, points=GIVEN).ok
+    found = row(check(*stale("first"), {"x": np.array([1.0, 2.0, -3.0])}), "x")
+    assert found.verdict == "FAIL"
+    assert "at the point 'wide'" in found.note
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def clipped(x):
+    return np.clip(x, -1, 1)
+
+
+def pooled(x):
+    return x.reshape(-1, 2).max(axis=1)
+
+
+def pooled_back(dout, x):
+    y = x.reshape(-1, 2)
+    return {"x": (dout[:, None] * np.eye(2)[y.argmax(axis=1)]).reshape(-1)}
+
+
+KINKS = {
+    "relu at 0": (relu, lambda dout, x: {"x": dout * (x > 0)}, [0.0, 1.0, -2.0, 0.0]),
+    "relu at 0, the other slope": (relu, lambda dout, x: {"x": dout * (x >= 0)}, [0.0, 1.0, -2.0, 0.0]),
+    "clip at its bound": (clipped, lambda dout, x: {"x": dout * (abs(x) < 1)}, [-1.0, 0.5, 1.0, 2.0]),
+    "a tie in a maximum": (pooled, pooled_back, [1.0, 1.0, 2.0, 3.0]),
+    "abs at 0": (np.abs, lambda dout, x: {"x": dout * np.where(x < 0, -1, 1)}, [0.0, 1.0, -2.0]),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+@pytest.mark.parametrize("oracle", ["auto", "richardson", "complex"])
+def test_a_kink_is_called_one_and_its_two_slopes_are_given(name, oracle):
+    fn, vjp, x = KINKS[name]
+    x = np.array(x)
+    first = lambda x: fn(x)  # noqa: E731  (a ufunc takes no keywords)
+    report = check(first, vjp, {"x": x}, oracle=oracle, points=GIVEN)
+    found = row(report, "x")
+    if oracle == "complex" and found.verdict != "KINK":  # it may have followed the side that the gradient takes
+        assert found.verdict in ("PASS", "ORACLE_INVALID")
+        assert "use oracle" not in found.note
+        return
+    assert found.verdict == "KINK"
+    assert found.index is not None
+    assert re.search(r"slope -?[\d.]+ to the left and -?[\d.]+ to the right", found.note)
+    assert report.ok
+    assert not report.wrong
+    assert report.untested == ("x",)
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_beside_a_kink_and_at_it_what_is_wrong_is_wrong(name):
+    fn, vjp, x = KINKS[name]
+    x = np.array(x)
+    first = lambda x: fn(x)  # noqa: E731
+    smooth = check(first, lambda dout, x: {"x": 1.001 * vjp(dout, x)["x"]}, {"x": x}, points=GIVEN)
+    assert row(smooth, "x").verdict == "FAIL"
+    off = np.eye(1, x.size, 0)[0]
+    outside = check(first, lambda dout, x: {"x": vjp(dout, x)["x"] + 100 * dout.sum() * off}, {"x": x}, points=GIVEN)
+    assert row(outside, "x").verdict == "FAIL"
+    assert "is outside of both" in row(outside, "x").note
+
+
+def test_close_to_a_kink_the_traced_complex_step_is_right():
+    x = np.array([1e-7, -1e-7, 1.0])
+    report = check(relu, lambda dout, x: {"x": dout * (x > 0)}, {"x": x}, points=GIVEN)
+    assert (row(report, "x").verdict, row(report, "x").oracle) == ("PASS", "complex")
+    assert not check(relu, lambda dout, x: {"x": dout * (x > 1e-6)}, {"x": x}, points=GIVEN).ok
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 7, 8])
+def test_an_ill_conditioned_forward_is_told_from_a_wrong_gradient(n):
+    A = {"A": hilbert(n)}
+    inv = np.linalg.inv
+
+    def right(dout, A):
+        return {"A": -inv(A).T @ dout @ inv(A).T}
+
+    assert check(inv_of, right, A, points=GIVEN).ok
+    assert not check(inv_of, lambda dout, A: {"A": 1.01 * right(dout, A)["A"]}, A, points=GIVEN).ok
+
+
+def inv_of(A):
+    return np.linalg.inv(A)
+
+
+def test_where_the_forward_is_all_noise_nothing_is_said_of_the_gradient():
+    report = check(inv_of, lambda dout, A: {"A": -inv_of(A).T @ dout @ inv_of(A).T}, {"A": hilbert(12)}, points=GIVEN)
+    found = row(report, "A")
+    assert found.verdict == "ORACLE_INVALID"
+    assert not report.wrong
+
+
+def test_a_forward_in_float32_gets_the_tolerance_its_noise_needs():
+    def fn(x):
+        return np.tanh(x.astype(np.float32)).astype(float)
+
+    def vjp(dout, x):
+        return {"x": (dout * (1 - np.tanh(x) ** 2)).astype(np.float32).astype(float)}
+
+    x = {"x": np.random.default_rng(0).standard_normal((4, 3))}
+    report = check(fn, vjp, x)
+    report.raise_if_failed()
+    assert "fn's own noise" in row(report, "x").note
+    assert row(check(fn, lambda dout, x: {"x": 1.01 * vjp(dout, x)["x"]}, x), "x").verdict == "FAIL"
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-8, 1e-12])
+def test_entries_of_every_scale_are_tested_at_their_own(share):
+    x = np.array([1.0, -2.0, 0.5, 3.0]) * np.array([1.0, 1.0, 1.0, share])
+    wrong = lambda dout, x: {"x": dout * 2 * x * np.array([1, 1, 1, 1.5])}  # noqa: E731
+    found = row(check(lambda x: x**2, wrong, {"x": x}, points=GIVEN), "x")
+    assert (found.verdict, found.index) == ("FAIL", (3,))
+    check(lambda x: x**2, lambda dout, x: {"x": 2 * dout * x}, {"x": x}).raise_if_failed()
+
+
+def linear_back(db):
+    return lambda dout, x, w, b: {"x": dout @ w.T, "w": x.T @ dout, "b": db(dout)}
+
+
+def test_what_only_some_points_show_is_found_and_the_report_says_what_was_covered():
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.standard_normal((1, 4)), "w": rng.standard_normal((4, 3)), "b": rng.standard_normal(3)}
+    fn = lambda x, w, b: x @ w + b  # noqa: E731
+    bugs = {
+        "many rows": linear_back(lambda dout: dout[0].copy()),
+        "wide": lambda dout, x, w, b: {**linear_back(lambda d: d.sum(axis=0))(dout, x, w, b),
+                                       "w": x.T @ dout * np.where(np.abs(w) > 2.5, 1.001, 1)},
+        "small": lambda dout, x, w, b: {**linear_back(lambda d: d.sum(axis=0))(dout, x, w, b),
+                                        "w": x.T @ dout * np.where(np.abs(w) < 0.03, 1.001, 1)},
+    }  # fmt: skip
+    for point_, vjp in bugs.items():
+        assert check(fn, vjp, inputs, points=GIVEN).ok, point_
+        report = check(fn, vjp, inputs)
+        assert not report.ok
+        assert f"at the point '{point_}'" in report.table()
+    right = check(fn, linear_back(lambda dout: dout.sum(axis=0)), inputs)
+    right.raise_if_failed()
+    assert right.covered == ("given", "wide", "small", "many rows")
+    assert "points: given, wide, small, many rows; left out" in right.table()
+    five = check(fn, linear_back(lambda dout: dout.sum(axis=0) if len(dout) > 1 else 2 * dout[0]),
+                 {**inputs, "x": rng.standard_normal((5, 4))})  # fmt: skip
+    assert "at the point 'one row'" in row(five, "b").note
+
+
+def test_a_function_of_one_length_is_not_blamed_for_others():
+    target = np.arange(5.0)
+    report = check(lambda x: ((x - target) ** 2).sum(), lambda dout, x: {"x": 2 * dout * (x - target)},
+                   {"x": np.linspace(-1, 1, 5)})  # fmt: skip
+    report.raise_if_failed()
+    assert set(report.left_out) == {"many rows", "one row"}
+
+
+def test_logarithms_keep_their_domain():
+    x = {"x": np.array([0.5, 1.5, 3.0])}
+    report = check(lambda x: np.log(x), lambda dout, x: {"x": dout / x}, x)
+    report.raise_if_failed()
+    assert set(report.covered) == set(POINTS)
+
+
+@pytest.mark.parametrize(
+    ("given_back", "said"),
+    [
+        ([[1.0, 2.0], [3.0]], "its gradient is a list of unequal rows, expected an array of numbers"),
+        ("text", "its gradient has dtype <U4, expected float64"),
+        (None, "its gradient has dtype object, expected float64"),
+        (np.array([None, 1.0, 2.0], dtype=object), "its gradient has dtype object"),
+    ],
+)
+def test_ragged_and_other_results_that_are_no_numbers_are_refused_in_a_sentence(given_back, said):
+    report = check(lambda x: x * x, lambda dout, x: {"x": given_back}, {"x": np.ones(3)})
+    assert said in report.malformed
+    assert not report.ok
+    with pytest.raises(InputError, match="fn's output 0 has dtype object, expected floating point"):
+        check(lambda x: np.array([None], dtype=object), lambda dout, x: {"x": dout}, {"x": np.ones(3)})
+
+
+def test_a_function_that_ends_the_program_is_refused_in_a_sentence():
+    with pytest.raises(InputError, match=r"fn failed on x \(3,\): SystemExit: 3"):
+        check(lambda x: sys.exit(3), lambda dout, x: {"x": dout}, {"x": np.ones(3)})
+    assert "vjp failed: SystemExit" in check(lambda x: x * x, lambda dout, x: sys.exit(), {"x": np.ones(3)}).malformed
+
+
+# --- the trace -----------------------------------------------------------------------------------
+
+
+def traced_as(fn, x=None):
+    x = np.random.default_rng(0).standard_normal((3, 4)) if x is None else x
+    return trace(lambda inputs: fn(inputs["x"]), {"x": x}, {"x": np.ones(x.shape)}, fn(x))
+
+
+BUFFER = np.zeros((3, 4), dtype=complex)
+
+
+def filled(x):
+    y = np.empty(x.shape, dtype=np.result_type(x, np.float32))
+    y[:] = x * x
+    return y
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: np.exp(x) @ x.T, lambda x: np.einsum("ij,kj->ik", x, x), lambda x: x.sum(axis=0) / x.shape[0],
+        lambda x: np.where(x > 0, x, 0.1 * x), lambda x: np.concatenate([x, x.T.reshape(3, 4)]), filled,
+        lambda x: erfc(x), lambda x: np.ascontiguousarray(x.T).max(axis=0), lambda x: np.pad(x, 1)[1:] ** 2,
+        lambda x: np.linalg.inv(x @ x.T + 4 * np.eye(3)), lambda x: np.sort(x, axis=1), lambda x: x[[0, 0, 2]],
+        lambda x: np.stack([row * 2 for row in x]),
+    ],
+)  # fmt: skip
+def test_a_function_that_the_complex_step_can_follow_has_a_clean_trace(fn):
+    found = traced_as(fn)
+    assert found.clean, found
+
+
+@pytest.mark.parametrize(
+    ("fn", "named"),
+    [
+        (np.abs, "abs"), (np.conj, "conj"), (lambda x: np.real(x), "real"), (lambda x: x.real, "real"),
+        (lambda x: x.imag + x, "imag"), (np.var, "var"), (lambda x: x.std(), "std"), (np.linalg.norm, "norm"),
+        (lambda x: x.astype(float), "astype(float64)"), (lambda x: np.array(x, dtype=float), "array(float64)"),
+        (np.sign, "sign"), (lambda x: x * np.iscomplexobj(x) + x, "a question whether the argument is complex"),
+        (lambda x: x * x + 1e-12 * np.abs(x), "abs"), (np.floor_divide, None),
+    ],
+)  # fmt: skip
+def test_every_function_it_cannot_follow_is_named(fn, named):
+    found = traced_as(fn if named else lambda x: np.median(x, axis=0))
+    assert found.unsafe[:1] == (named or "median",)
+    assert not found.clean
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: np.array([float(v.real) for v in x.flat]) * 2,
+        lambda x: np.array(x.tolist()).real,
+        lambda x: x * x + 1e-12 * x.view(np.ndarray).real,
+        lambda x: x.flat[0] * x,
+        lambda x: np.add(x, 1, out=BUFFER) * 1,
+    ],
+)
+def test_what_leaves_the_trace_is_noticed(fn):
+    assert not traced_as(fn).clean
+
+
+def test_ties_are_noticed_and_distinct_numbers_are_none():
+    ties = np.array([[1.0, 1.0, 0.5], [2.0, 3.0, 0.0]])
+    assert traced_as(lambda x: x.max(axis=1), ties).tie
+    assert not traced_as(lambda x: x.min(axis=1), ties).tie
+    assert traced_as(lambda x: np.maximum(x, 0), ties).tie
+    assert not traced_as(lambda x: np.maximum(x, -1), ties).tie
+    assert traced_as(lambda x: np.sort(x, axis=1), ties).tie
+
+
+def test_numpy_is_as_it_was_after_a_trace_that_failed():
+    before = np.empty, np.zeros, np.asarray
+
+    def fails(x):
+        if np.iscomplexobj(x):
+            raise RuntimeError("no")
+        return x
+
+    assert traced_as(fails).lost
+    assert (np.empty, np.zeros, np.asarray) == before
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+def test_every_kernel_is_confirmed_by_its_trace(op):
+    """So its gradients are held to eleven digits, whatever differences can see."""
+    args = dict(scenarios(op))["different sizes"].args
+    point_ = Point(Pair(op.fwd, op.bwd), args, op.wrt, ORACLES["complex"], 1, 0)
+    comparison = Comparison(point_, ORACLES["complex"], None, None)
+    trust = confirmation(comparison)
+    assert comparison.traced
+    assert (trust.invalid, comparison.support) == ({}, {})

@@ -49,7 +49,9 @@ class Trust:
     @cached_property
     def differences(self) -> Comparison:
         """The comparison with Richardson's differences."""
-        return Comparison(self.comparison.point, ORACLES["richardson"], *self.comparison.given_tolerances)
+        comparison = Comparison(self.comparison.point, ORACLES["richardson"], *self.comparison.given_tolerances)
+        comparison.thorough = True
+        return comparison
 
 
 def confirmation(comparison: Comparison) -> Trust:

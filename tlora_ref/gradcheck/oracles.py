@@ -103,15 +103,16 @@ def richardson(line: Line, levels: int = 12) -> tuple[Array, float]:
     return best, off
 
 
-def one_sided(line: Line, side: int, levels: int = 14) -> tuple[Array, float]:
-    """The slope on one side, +1 or -1: the error of a one-sided difference is a series in h."""
+def one_sided(line: Line, side: int, start: float = 0.05, levels: int = 14) -> tuple[Array, float]:
+    """The slope on one side, +1 or -1, from ``start`` units downwards: the error of a one-sided difference is a series
+    in h."""
     here = line(0.0)
 
     def difference(h: float) -> tuple[Array, float]:
         there = line(side * h)
         return side * (there - here) / h, 2 * _rounding(line, there) / h
 
-    return _extrapolated(difference, 0.05 * line.unit, 2, levels)
+    return _extrapolated(difference, start * line.unit, 2, levels)
 
 
 def _extrapolated(

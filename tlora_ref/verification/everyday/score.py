@@ -17,8 +17,13 @@ from . import choices, elementwise, matrices, state, sums, windows
 from .subject import Subject
 
 SUBJECTS = (
-    *elementwise.SUBJECTS, *sums.SUBJECTS, *matrices.SUBJECTS, *windows.SUBJECTS, *choices.SUBJECTS, *state.SUBJECTS,
-)  # fmt: skip
+    *elementwise.SUBJECTS,
+    *sums.SUBJECTS,
+    *matrices.SUBJECTS,
+    *windows.SUBJECTS,
+    *choices.SUBJECTS,
+    *state.SUBJECTS,
+)
 """All of them; names are taken once."""
 
 OWN = "tlora_ref"

@@ -222,16 +222,31 @@ def constant():
 
 
 SUBJECTS = (
-    stateful("a layer and its cache", INPUTS, cached, one_buffer_for_all_forwards=one_buffer,
-             a_global_of_the_last_forward=last_forward, the_cache_of_the_first_call=first_forward,
-             the_gradient_of_the_first_call=first_backward, added_to_the_last_call=accumulates, names_swapped=wrong_keys,
-             one_name_forgotten=no_gradient, NaN=not_finite, a_constant_added=constant, right_for_one_layout=one_layout),
+    stateful(
+        "a layer and its cache",
+        INPUTS,
+        cached,
+        one_buffer_for_all_forwards=one_buffer,
+        a_global_of_the_last_forward=last_forward,
+        the_cache_of_the_first_call=first_forward,
+        the_gradient_of_the_first_call=first_backward,
+        added_to_the_last_call=accumulates,
+        names_swapped=wrong_keys,
+        one_name_forgotten=no_gradient,
+        NaN=not_finite,
+        a_constant_added=constant,
+        right_for_one_layout=one_layout,
+    ),
     stateful("a layer and a copied cache", INPUTS, copied, cache_in_float32=single_cache, random_mask=random_backward),
     stateful("a layer that keeps its output", INPUTS, output_cached, input_changed=spoils_its_input),
     stateful("a layer that works in place", INPUTS, works_in_place_on_a_copy, cotangent_changed=spoils_its_cotangent),
     stateful("a layer in float32", INPUTS, single_throughout, off_by_a_thousandth=lambda: single_throughout(1.001)),
     stateful("dropout from a seed", INPUTS, seeded_dropout, another_seed=lambda: seeded_dropout(fresh=True)),
-    subject("dropout by a mask", {**INPUTS, "keep": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]) > 0},
-            lambda x, w, keep: _layer(x, w) * keep / 0.7, lambda d, x, w, keep: _grads(d * keep / 0.7, x, w),
-            scaled_once=lambda d, x, w, keep: _grads(d * keep, x, w)),
-)  # fmt: skip
+    subject(
+        "dropout by a mask",
+        {**INPUTS, "keep": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]) > 0},
+        lambda x, w, keep: _layer(x, w) * keep / 0.7,
+        lambda d, x, w, keep: _grads(d * keep / 0.7, x, w),
+        scaled_once=lambda d, x, w, keep: _grads(d * keep, x, w),
+    ),
+)
