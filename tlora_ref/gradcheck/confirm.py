@@ -64,7 +64,7 @@ def confirmation(comparison: Comparison) -> Trust:
     try:
         found, _ = derivative(line)
     except OracleError as error:
-        return Trust(comparison, dict.fromkeys(names, str(error)))
+        return Trust(comparison, dict.fromkeys(names, _reason(comparison, met) if met.unsafe else str(error)))
     if met.clean and _agrees_roughly(comparison, line, found):
         comparison.traced = True
         return Trust(comparison, {})
