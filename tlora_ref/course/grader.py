@@ -224,9 +224,8 @@ class Gradient(Traced):
             given = {name: value for name, value in case.args.items() if value is not None}
             fixed = {name: None for name in case.args if name not in given}
             wrt = [key for key in self.keys if case.differentiable.get(key) is not None]
-            report = check_gradient(
-                KERNELS[self.op].fwd, lambda dout, **inputs: vjp(dout, inputs), {**given, **fixed}, wrt=wrt, seed=seed
-            )
+            pair = KERNELS[self.op].fwd, lambda dout, **inputs: vjp(dout, inputs)
+            report = check_gradient(*pair, {**given, **fixed}, wrt=wrt, seed=seed, points=("given",))
             if not report.ok:
                 return _observation(label, report)
         return ""

@@ -49,7 +49,7 @@ def start_point(seed: int = 0) -> dict[str, Any]:
 def seen(bug: str | Mutant, inputs: Mapping[str, Any], seed: int = 0) -> bool:
     """Does gradcheck.check reject the mutant at this point?"""
     fwd, bwd = (mutant(bug) if isinstance(bug, str) else bug).pair()
-    return not check(fwd, bwd, inputs, wrt=LAYER.wrt, seed=seed).ok
+    return not check(fwd, bwd, inputs, wrt=LAYER.wrt, seed=seed, points=("given",)).ok
 
 
 @cache
@@ -156,7 +156,7 @@ def _judge_points(answer: Any) -> str:
         return TOO_MANY
     for point in points:
         try:
-            check(LAYER.fwd, LAYER.bwd, point, wrt=LAYER.wrt)
+            check(LAYER.fwd, LAYER.bwd, point, wrt=LAYER.wrt, points=("given",))
         except (InputError, TypeError) as error:
             return UNUSABLE.format(error=" ".join(str(error).split()))
     left = [bug for bug in LAYER_BUGS if not any(seen(bug, point) for point in points)]
