@@ -59,15 +59,20 @@ def paired_difference(one: Sequence[float], other: Sequence[float], level: float
 
 
 def p_above(values: Sequence[float], bound: float) -> float:
-    """One-sided p of Student's test: how likely values with so large a mean are, if the true one is ``bound``.
-    Raises InputError for fewer than two values."""
+    """One-sided p of Student's test: how likely values with so large a mean are, if the true one is ``bound``. Equal
+    values show no spread to test by: they count as so many coins that fell on one side.
+
+    Raises InputError for fewer than two values.
+    """
     from scipy import stats
 
     if len(values) < 2:
         raise InputError(f"{len(values)} values, expected at least two")
+    if abs(bound) == inf:
+        return float(bound > 0)
     distance, error = float(np.mean(values)) - bound, _standard_error(values)
-    if error == 0:  # every value the same: on one side of the bound, on the other, or on it
-        return 0.5 if distance == 0 else float(distance < 0)
+    if error == 0:
+        return 0.5 ** len(values) if distance > 0 else 1.0
     return float(stats.t.sf(distance / error, len(values) - 1))
 
 
