@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tlora_ref
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.init import init_encoder
@@ -19,7 +21,7 @@ from tlora_ref.lab.analysis import statistics
 from tlora_ref.lab.analysis.statistics import Interval, mean_interval, paired_difference
 from tlora_ref.lab.data import Part, load_digits
 from tlora_ref.lab.digits import ENCODER, FULL, Setup, Task, score
-from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, trained_count
+from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, summary, trained_count
 from tlora_ref.lab.learning_rates import search
 from tlora_ref.lab.runs import read_store, run_all
 from tlora_ref.registry import METHODS
@@ -263,6 +265,32 @@ def test_a_run_that_diverges_has_accuracy_zero():
     task = Task(Setup("everything", "full"), 1e30, 0, 3, "train")
     with np.errstate(all="ignore"):
         assert score((ByHand(), base, {"train": few}), task)["accuracy"] == 0
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def report(n, **gaps):
+    """A comparison in which each method's accuracy differs from LoRA's by a gap, with noise of one point."""
+    r, lora = np.random.default_rng(0), [0.9] * n
+    rows = [{"method": "lora", "setting": setting, "accuracies": lora} for setting in ("natural", "matched")]
+    rows += [{"method": method, "setting": setting, "accuracies": list(0.9 + gap + 0.01 * r.standard_normal(n))}
+             for setting in ("natural", "matched") for method, gap in gaps.items()]  # fmt: skip
+    return {"seeds": n, "rows": rows}
+
+
+def test_the_words_beside_lora_follow_from_the_runs_and_few_runs_say_nothing():
+    said = summary(report(30, tlora=-0.04, dora=0.03, vera=0.0))
+    assert said.count("ahead: dora; behind: tlora; not told apart from it: vera.") == 2
+    assert summary(report(29, tlora=-0.04)) == (
+        "29 seeds are too few to say which method is ahead of LoRA and which behind: 30 are asked for."
+    )
+
+
+def test_the_readme_says_what_the_stored_comparison_says():
+    root = Path(tlora_ref.__file__).parent
+    stored = json.loads((root / "lab/bench/results/compare.json").read_text())
+    assert f"<!-- text: compare -->\n\n```text\n{summary(stored)}\n```" in (root.parent / "README.md").read_text()
 
 
 # --- the job -------------------------------------------------------------------------------------

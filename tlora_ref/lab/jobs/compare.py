@@ -19,7 +19,8 @@ from ...registry import METHODS
 from ...room import ByHand
 from ...shapes import InputError
 from ...tables import output_folder, table, write_csv, write_json
-from ..analysis.statistics import paired_difference
+from ..analysis.statistics import holm, paired_difference
+from ..analysis.verdicts import LEVEL, MIN_SEEDS, within
 from ..data import SHIFTS, load_digits
 from ..digits import ENCODER, FULL, QUICK, Setup, Task, fingerprint, pretrain, score
 from ..learning_rates import described, search
@@ -124,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report, indent=1))
         return 0
     print(results_table(rows))
+    print(summary(report))
     print(
         f"natural: each method's usual rank; matched: the rank whose count is nearest to {args.budget:,}, where that is"
     )
@@ -154,6 +156,27 @@ def results_table(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     return table(header, lines)
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Which methods are ahead of LoRA and which behind, in words; from few seeds, that nothing can be said."""
+    n, parts = report["seeds"], []
+    if n < MIN_SEEDS:
+        return (
+            f"{n} seeds are too few to say which method is ahead of LoRA and which behind: {MIN_SEEDS} are asked for."
+        )
+    for setting in ("natural", "matched"):
+        rows = {row["method"]: row["accuracies"] for row in report["rows"] if row["setting"] == setting}
+        lora = rows.pop("lora")
+        found = {m: within([a - b for a, b in zip(own, lora, strict=True)], low=0) for m, own in rows.items()}
+        p = holm({method: evidence.p for method, evidence in found.items()})
+        places: dict[str, list[str]] = {}
+        for method, evidence in found.items():
+            place = "not told apart from it" if p[method] >= LEVEL else "ahead" if evidence.holds else "behind"
+            places.setdefault(place, []).append(method)
+        listed = "; ".join(f"{place}: {', '.join(places[place])}" for place in sorted(places))
+        parts.append(f"Beside LoRA, {setting} ranks, p below {LEVEL:g} after Holm's correction: {listed}.")
+    return "\n".join(parts)
 
 
 def _difference(row: Mapping[str, Any]) -> str:
