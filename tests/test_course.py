@@ -278,9 +278,12 @@ def test_a_bad_output_folder_is_an_input_error_and_changes_nothing(tmp_path, cap
 
 
 def test_a_package_without_its_notebooks_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(job, "TUTORIALS", tmp_path)
+    monkeypatch.setattr(job, "INSTALLED", tmp_path / "of the wheel")
+    monkeypatch.setattr(job, "CHECKOUT", tmp_path / "of the repository")
     assert main(["course", "--out", str(tmp_path / "out")]) == 2
-    assert "expected a checkout of the repository" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert str(tmp_path / "of the wheel") in error
+    assert str(tmp_path / "of the repository") in error
     assert not (tmp_path / "out").exists()
 
 

@@ -99,7 +99,7 @@ def test_help_and_unknown_jobs(capsys):
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert all(shift in text for shift in SHIFTS)
-    assert "Hand gradients against central differences" in text
+    assert "hand gradients against central differences" in text
     with pytest.raises(SystemExit) as stopped:
         main(["dmeo"])
     assert stopped.value.code == 2

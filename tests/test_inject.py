@@ -19,6 +19,7 @@ from torch.nn.functional import dropout
 from tlora_ref import AdapterConfig, InputError
 from tlora_ref.by_autograd.inject import adapted, disable, held, inject, merge, remove, report, unmerge
 from tlora_ref.by_autograd.linear import AdaptedLinear, TLoRALinear, weight_IO
+from tlora_ref.checkpoint import save_adapter
 from tlora_ref.counts import frozen, trained
 from tlora_ref.init import DRAWS, shared_arrays
 from tlora_ref.registry import METHODS, OPS
@@ -217,13 +218,16 @@ def test_the_report_counts_what_is_there_and_prints_it():
 
 
 @every_method
-def test_the_report_of_every_method_has_its_closed_forms_and_says_what_a_file_holds(method):
+def test_the_report_of_every_method_has_its_closed_forms_and_says_what_a_file_holds(method, tmp_path):
     model, row = net(), METHODS[method]
     told = inject(model, TARGETS, rank=3, method=method)
     n, still = trained(method, told.matrices.values(), 3), frozen(method, told.matrices.values(), 3)
     assert (told.counts.trained, told.counts.frozen_random, told.counts.from_seed) == (n, still, row.from_seed)
     assert told.counts.stored == n + (0 if row.from_seed else still)
     assert (told.stored_bytes, told.optimizer_bytes) == (4 * told.counts.stored, 8 * n)
+    save_adapter(model, tmp_path / "adapter")
+    header = int.from_bytes((tmp_path / "adapter").read_bytes()[:8], "little")
+    assert (tmp_path / "adapter").stat().st_size == told.stored_bytes + 8 + header
     lines = str(told).splitlines()
     assert lines[0].lower().startswith(f"{method} of rank 3 on 6 matrices")
     said = next(line for line in lines if line.strip().startswith("frozen"))

@@ -1,16 +1,16 @@
-"""What the package promises as a whole: what importing it loads, its rooms, its README."""
+"""What the package promises as a whole: what importing it loads, its rooms, what every file says of itself."""
 
+import argparse
 import ast
-import json
 import re
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import tlora_ref
+from tlora_ref.__main__ import JOBS, build_parser
 
 PACKAGE = Path(tlora_ref.__file__).parent
 ROOT = PACKAGE.parent
@@ -70,9 +70,19 @@ def test_a_missing_extra_is_named_and_a_job_without_it_runs(args, blocked, code,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_the_help_of_a_job_is_written_in_whole_sentences(name):
+    (jobs,) = (action for action in build_parser(name)._actions if isinstance(action, argparse._SubParsersAction))
+    job = jobs.choices[name]
+    texts = {action.dest: action.help for action in job._actions if action.dest != "help"}
+    for where, text in {"summary": JOBS[name], **texts}.items():
+        assert re.fullmatch(r"[A-Z].*\.", text, re.S), f"{where}: {text!r}"
+    assert re.match(r"[A-Z][^\n]*[.:?]", job.description.replace("\n", " "))
+
+
 def test_by_hand_imports_no_torch_anywhere():
     for path in (PACKAGE / "by_hand").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any("torch" in name or "autograd" in name for name in names), path
@@ -80,7 +90,7 @@ def test_by_hand_imports_no_torch_anywhere():
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "by_hand").glob("[a-z]*.py")), ids=lambda p: p.name)
 def test_every_file_by_hand_opens_with_its_equation_its_twin_and_what_checks_it(path):
-    text = ast.get_docstring(ast.parse(path.read_text()))
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     for heading in ("Equation ", "Twin ", "Checked by "):
         assert re.search(rf"^{heading}", text, re.M), heading
     for test_file in re.findall(r"tests/\w+\.py", text):
@@ -89,59 +99,5 @@ def test_every_file_by_hand_opens_with_its_equation_its_twin_and_what_checks_it(
 
 def test_all_names_in_checked_by_lines_exist():
     for path in PACKAGE.rglob("*.py"):
-        for test_file in re.findall(r"tests/\w+\.py", path.read_text()):
+        for test_file in re.findall(r"tests/\w+\.py", path.read_text(encoding="utf-8")):
             assert (ROOT / test_file).exists(), f"{path}: {test_file}"
-
-
-def test_the_first_snippet_of_the_readme_prints_what_it_says():
-    """Run the first Python block; every ``# text`` behind a print is what that print shows."""
-    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
-    expected = re.findall(r"^print\(.*\)  # (.*)$", block, re.M)
-    result = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert len(expected) >= 4
-    assert result.stdout.splitlines() == expected
-
-
-def readme_pairs():
-    """The Python blocks of the README that are followed by what they print."""
-    pattern = r"```python\n((?:(?!```).)*)```\n\n```text\n(.*?)```"
-    return re.findall(pattern, (ROOT / "README.md").read_text(), re.S)
-
-
-def without_rounding(text):
-    """Rounding errors, like 1.8e-15, differ between machines; everything else does not."""
-    return [re.sub(r"\d\.\de[-+]\d\d", "#", line.rstrip()) for line in text.splitlines()]
-
-
-@pytest.mark.parametrize("number", range(2))
-def test_a_snippet_of_the_readme_prints_what_stands_under_it(number, tmp_path):
-    block, printed = readme_pairs()[number]
-    result = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert without_rounding(result.stdout) == without_rounding(printed)
-
-
-@pytest.mark.parametrize("name", ["demo", "compare", "audit", "text", "text_all_layers"])
-def test_a_table_of_the_readme_is_the_one_of_its_results(name):
-    """Tables are generated: from the JSON of a run, by the job's own function."""
-    report = json.loads((PACKAGE / "lab" / "bench" / "results" / f"{name}.json").read_text())
-    module = import_module(f"tlora_ref.lab.jobs.{report['job']}")
-    rows = report["methods" if name == "demo" else "rows"]
-    found = re.search(rf"<!-- table: {name} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert found.group(1) == module.results_table(rows) + "\n"
-
-
-@pytest.mark.parametrize("part", ["layers", "encoder", "check"])
-def test_a_table_of_bench_is_the_one_of_its_results(part):
-    tables = import_module("tlora_ref.lab.jobs.bench").TABLES
-    report = json.loads((PACKAGE / "lab" / "bench" / "results" / "bench.json").read_text())
-    found = re.search(rf"<!-- table: bench {part} -->\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert found.group(1) == tables[part](report[part]) + "\n"
-    assert not report["quick"]
-
-
-def test_the_readmes_map_names_every_file():
-    tree = (ROOT / "README.md").read_text()
-    for path in PACKAGE.rglob("*.py"):
-        if path.name != "__init__.py":
-            assert path.name in tree, f"{path.relative_to(ROOT)} is missing in the README's map"

@@ -9,17 +9,17 @@ from importlib import import_module
 from .shapes import InputError
 
 JOBS = {
-    "demo": "check the hand gradients, pretrain on digits, turn the digits, adapt; table and figures",
-    "check": "hand-written gradients against oracles: all of this project's, or a pair of yours",
-    "mutants": "which seeded gradient bugs do gradient checkers find, this project's and others",
-    "count": "numbers a method trains, stores and keeps in the optimizer, on known models or any width",
-    "compare": "every method of the family on shifted digits: natural ranks, curves, equal counts",
-    "text": "MiniLM, a real language model, adapted to sentence pairs of Python's manual",
-    "course": "the tutorials as students get them, and with --instructor all else that teaching them needs",
-    "audit": "the paper's claims measured, its figures drawn again, a verdict on each; one HTML page",
-    "bench": "speed and memory side by side: layers, the encoder, a gradient check, bytes over model size",
-    "glue": "a transformers model on a GLUE task by the paper's recipe, resumable, one process or many",
-    "export": "an adapter file as a LoRA for Hugging Face PEFT",
+    "demo": "Run the main job: check the gradients, train on digits, turn the digits and adapt to them.",
+    "check": "Check hand-written gradients against oracles: all of this project's, or a pair of yours.",
+    "mutants": "Show which seeded gradient bugs the common gradient checkers find, and which they miss.",
+    "count": "Count what a method trains, stores and keeps in the optimizer, for a known model or any width.",
+    "compare": "Compare every method of the family on turned digits, at usual ranks and at equal counts.",
+    "text": "Adapt MiniLM, a real language model, to pairs of sentences from Python's manual.",
+    "course": "Write the tutorials as students get them, and with --instructor what a teacher needs.",
+    "audit": "Measure the paper's claims, draw its figures again, and put a verdict on each claim.",
+    "bench": "Measure speed and memory of layers, of the encoder by hand and of a gradient check.",
+    "glue": "Run the paper's experiment: a transformers model on a GLUE task, in one process or many.",
+    "export": "Turn an adapter file into a LoRA that Hugging Face PEFT loads.",
 }
 
 HOMES = {"course": ".course.job"}
@@ -43,7 +43,8 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The command line. Of the jobs' modules only the chosen one is imported, and adds its own arguments."""
     parser = argparse.ArgumentParser(
         prog="tlora-ref",
-        description="TLoRA from scratch: W' = W0 + alpha * A @ B @ C, only B and alpha trained.",
+        description="TLoRA from scratch: W' = W0 + alpha * A @ B @ C, where only B and alpha are trained.",
+        epilog="Every job explains itself: python -m tlora_ref JOB --help.",
     )
     jobs = parser.add_subparsers(dest="job", metavar="JOB", required=True)
     for name, summary in JOBS.items():

@@ -95,8 +95,12 @@ Room = ByHand | ByAutograd
 
 def add_room_arguments(parser: argparse.ArgumentParser) -> None:
     """``--room`` and ``--device``."""
-    parser.add_argument("--room", default="by_hand", choices=("by_hand", "by_autograd"), help="who trains (by_hand)")
-    parser.add_argument("--device", default="cpu", help="where by_autograd computes: cpu, cuda, cuda:1, ... (cpu)")
+    parser.add_argument(
+        "--room", default="by_hand", choices=("by_hand", "by_autograd"), help="Which room trains. Default: by_hand."
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="Where by_autograd computes: cpu, cuda, cuda:1, ... Default: cpu."
+    )
 
 
 def chosen_room(args: argparse.Namespace) -> Room:

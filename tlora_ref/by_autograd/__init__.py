@@ -1,6 +1,8 @@
 """PyTorch, forward only, with the gradients by autograd. The same file and function names as by_hand.
 
 adapters.py  tlora_linear, lora_linear: the heart
+family.py    the relatives: LoRA-FA, VeRA, LoRA-XS, DoRA, EDoRA, MTLoRA
+bottleneck.py  Houlsby's and Pfeiffer's adapters
 ops.py       linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
 encoder.py   the ops composed; to_torch and to_numpy carry a model from one room to the other
 train.py     torch's AdamW, warm-up and linear decay, the loop

@@ -5,10 +5,11 @@ Equation    y = x W0 + b + u M C,   u = x A,   M = alpha B   (arXiv 2504.18735, 
 Twin        by_hand/adapters.py. The gradients of B and alpha are autograd's, through alpha * B.
 Checked by  tests/test_fused.py: against the same layer in torch's own operations; tests/test_inject.py.
 
-Left to itself autograd makes x W0 and x A M C, and the two halves of dx, in arrays of their own and adds them
-afterwards. Here the large product adds onto the small one: for N rows two passes over N x O numbers fewer going
-forward and two over N x I going back. It is the more exact order too: in bfloat16 an update far below the last digit of
-x W0 is rounded away when it is added to it, and not when x W0 is added to it, digit by digit in float32.
+Left to itself, autograd computes x W0 and x A M C into two arrays and adds them afterwards; it does the same with the
+two halves of dx. Here the small product is computed first, and the matrix product of the large one adds onto it. That
+saves two passes over N x O numbers in the forward, and two over N x I in the backward, for N rows. It is also the more
+exact order: in bfloat16 an update far below the last digit of x W0 is rounded away when it is added to x W0, but it
+survives when the matrix product sums x W0 onto it, term by term, in float32.
 ``python -m tlora_ref bench layers`` measures both.
 """
 

@@ -36,9 +36,15 @@ from .linear import AdaptedLinear, SharedArrays, TLoRALinear, check_base, check_
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What ``inject`` did. ``matrices``: (I, O) by module name; ``also``: the parameters trained beside the
-    adapters; ``counts``: numbers held by the model; ``stored_bytes``: the numbers of an adapter file;
-    ``optimizer_bytes``: AdamW's two moments."""
+    """What ``inject`` did, and what the model now holds.
+
+    matrices         the shape (I, O) of every adapted matrix, by the name of its module
+    also             the names of the parameters that are trained beside the adapters
+    counts           how many numbers the model trains, draws, stores, and keeps in the optimizer
+    stored_bytes     bytes of the numbers in an adapter file; the file itself is larger by its header, which holds
+                     the names, the configuration and the fingerprints
+    optimizer_bytes  bytes of AdamW's two moments
+    """
 
     adapter: AdapterConfig
     matrices: Mapping[str, tuple[int, int]]
@@ -73,7 +79,7 @@ class Report:
                 c.frozen_random,
                 " and ".join(frozen) + origin if frozen else "",
             ),
-            ("stored", c.stored, f"{self.stored_bytes:,} bytes in an adapter file"),
+            ("stored", c.stored, f"{self.stored_bytes:,} bytes; an adapter file adds names and fingerprints to them"),
             ("optimizer", c.optimizer, f"{self.optimizer_bytes:,} bytes for AdamW's two moments"),
             ("base", c.base, ""),
         ]

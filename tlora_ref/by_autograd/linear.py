@@ -172,7 +172,7 @@ class AdaptedLinear(nn.Module):
         return y + self._change(x, y).to(y.dtype)
 
     def _change(self, x: Tensor, y: Tensor) -> Tensor:
-        """What the adapter makes of the base's output y for the input x, less y."""
+        """What the adapter adds to the base layer's output y for the input x."""
         method, arguments = METHODS[self.adapter.method], self.arguments()
         # update(drop(x)), or drop(update(x))
         update = method.update_twin(self._drop(x) if method.keep == "keep_NI" else x, **arguments)

@@ -1,6 +1,8 @@
 """NumPy, with every gradient written by hand. Imports no torch.
 
 adapters.py    tlora_linear, lora_linear: the heart
+family.py      the relatives: LoRA-FA, VeRA, LoRA-XS, DoRA, EDoRA, MTLoRA
+bottleneck.py  Houlsby's and Pfeiffer's adapters
 ops.py         linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
 encoder.py     the ops composed; the backward is the forward read upwards
 train.py       AdamW, warm-up and linear decay, the loop

@@ -6,6 +6,7 @@
 grader.py    check, and what an exercise is: a reference, a judge, and misconceptions with the message for each
 edition.py   the student edition of a notebook
 notebook.py  what the notebooks draw with
+job.py       ``python -m tlora_ref course``
 nbNN.py      the exercises of notebook NN
 
 Nothing is registered anywhere else: a file nbNN.py with a tuple EXERCISES is found by its name.

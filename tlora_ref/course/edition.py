@@ -71,5 +71,5 @@ def requirements() -> str:
                 wanted += [other for other in own.group(1).split(",") if other not in wanted]
             else:
                 found.append(name.strip())
-    head = f'# tlora_ref {number} itself is installed from its repository: pip install -e ".[tutorials]"\n'
+    head = f"# for tlora_ref {number}, which itself is installed from its wheel or its repository (pip install -e .)\n"
     return head + "".join(f"{line}\n" for line in sorted(set(found)))

@@ -1,9 +1,9 @@
 """Graders that tell a student which mistake it was, and never what the right answer is.
 
 An exercise holds a reference solution, a way to judge an answer, and misconceptions: wrong solutions as people
-write them, each with a message that names the mistake and asks a question. A wrong answer is told what the
-misconception it behaves like says: its numbers are compared, at several points, with those of the seeded bug of
-gradcheck/mutants that the misconception names, or of its planted solution.
+write them, each with a message that names the mistake and asks a question. The numbers of a wrong answer are compared,
+at several points, with those of every misconception (of the seeded bug in verification/mutants that it names, or of its
+planted solution). Where they agree, the student gets the message of that misconception.
 
     Gradient   gradients of a kernel, held against an oracle with random cotangents at several points
     Values     any numbers, held against the reference at several points
@@ -157,7 +157,7 @@ class Values(Traced):
 
 
 LAYER_POINTS = ("different sizes", "square", "rank 1", "one row", "Fortran order", "initial point")
-"""The scenarios an adapted layer is checked at, of those in gradcheck/scenarios.py."""
+"""The scenarios an adapted layer is checked at, of those in verification/scenarios.py."""
 
 
 @dataclass(frozen=True)

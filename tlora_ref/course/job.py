@@ -1,10 +1,10 @@
-"""Write the course: the tutorials as a student gets them, solutions removed, graders kept, nothing executed.
+"""Write the course: the tutorials as a student gets them, without solutions and outputs, with the graders.
 
     python -m tlora_ref course --out DIR
     python -m tlora_ref course --out DIR --instructor
 
-DIR is a new or empty folder, written whole or not at all. --instructor adds DIR/instructor with the solved
-notebooks in nbgrader's layout (source/tlora; run nbgrader in DIR/instructor) and a teaching note per notebook.
+DIR is a new or empty folder, and it is written whole or not at all. --instructor adds DIR/instructor, which holds the
+solved notebooks in nbgrader's layout (source/tlora; run nbgrader in DIR/instructor) and a teaching note for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from ..shapes import InputError
 from . import exercises, notebooks
 from .edition import requirements, student_edition
 
-TUTORIALS = Path(__file__).parents[2] / "tutorials"
+CHECKOUT = Path(__file__).parents[2] / "tutorials"
+INSTALLED = Path(__file__).parent / "tutorials"
+"""Where the notebooks are: in the repository, and in a wheel, which carries them beside this file."""
 
 CONFIG = """c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "tlora"
@@ -28,8 +30,8 @@ c.ExecutePreprocessor.timeout = 120
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``course``."""
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty folder")
-    parser.add_argument("--instructor", action="store_true", help="add the solved notebooks and the teaching notes")
+    parser.add_argument("--out", required=True, metavar="DIR", help="A new or empty folder.")
+    parser.add_argument("--instructor", action="store_true", help="Add the solved notebooks and the teaching notes.")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,11 +64,12 @@ def instructor_files() -> dict[str, str]:
 
 
 def solved() -> list[Path]:
-    """The notebooks of the repository, in order. Raises InputError where there are none."""
-    found = sorted(TUTORIALS.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
-        raise InputError(f"no notebooks in {TUTORIALS}, expected a checkout of the repository (pip install -e .)")
-    return found
+    """The solved notebooks, in order. Raises InputError where there are none."""
+    for folder in (INSTALLED, CHECKOUT):
+        paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+        if paths:
+            return paths
+    raise InputError(f"no notebooks in {INSTALLED} or in {CHECKOUT}, expected those of a wheel or of the repository")
 
 
 def teaching_note(path: Path) -> str:

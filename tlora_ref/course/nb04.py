@@ -142,7 +142,7 @@ ASKS = {
     "R or S > 1": "Bugs are left that a rank of one hides. Which matrices are their own transpose?",
     "R or S = 1": "A bug is left that only shows where an axis has length one. What does squeeze() do there?",
 }
-"""Condition of gradcheck/mutants -> what to ask when it holds at none of the points."""
+"""Condition of verification/mutants -> what to ask when it holds at none of the points."""
 
 
 def _judge_points(answer: Any) -> str:

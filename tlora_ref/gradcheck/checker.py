@@ -70,7 +70,7 @@ def check(
 
 
 def usable(mode: str, cotangents: int) -> None:
-    """Raises InputError for a mode that is none, or without a cotangent."""
+    """Raise InputError for an unknown mode, or for fewer than one cotangent."""
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
     if not isinstance(cotangents, int) or cotangents < 1:

@@ -85,7 +85,7 @@ def draw_case(
             args[arg.name] = rng.random(want) < 0.7
         elif arg.kind == "keep":
             args[arg.name] = (rng.random(want) >= 0.25) / 0.75
-        elif arg.kind == "positive" or arg.kind == "positive":
+        elif arg.kind == "positive":
             args[arg.name] = 0.5 + rng.random(want)
         elif arg.base == "alpha":
             args[arg.name] = np.array(ALPHAS[0] if generic else rng.choice(ALPHAS))

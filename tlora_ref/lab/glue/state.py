@@ -69,7 +69,7 @@ def load_state(
     run: Mapping[str, Any],
 ) -> Record:
     """Put a saved state in place and return its record. Raises InputError, before anything is changed, for a file
-    that is none, or one of another run; the message names the first difference."""
+    that is no saved state, or that belongs to another run; the message names the first difference."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

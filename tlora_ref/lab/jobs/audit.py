@@ -1,5 +1,6 @@
-"""The TLoRA paper, audited: every claim measured on the digits or by arithmetic, with a verdict by a stated rule,
-and the paper's figures drawn again.
+"""Audit the TLoRA paper: measure every claim on the digits or by arithmetic, and judge it by a stated rule.
+
+The paper's figures are drawn again from these runs.
 
 TLoRA, LoRA (of the same rank, and of the same count) and full fine-tuning adapt a four-layer encoder from upright to
 turned digits, over several seeds, each with the same search over learning rates; beside them TLoRA with alpha fixed
@@ -89,12 +90,25 @@ MATRICES = tuple(f"layers.{layer}.{kind}" for kind in ("query", "value") for lay
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``audit``."""
-    parser.add_argument("--shift", default="rot90", help=f"what happens to the digits: {', '.join(SHIFTS)} (rot90)")
-    parser.add_argument("--seeds", type=int, default=10, help=f"runs per setup; verdicts need {MIN_SEEDS} (10)")
-    parser.add_argument("--epochs", type=int, help=f"epochs of a run ({FULL.epochs}; --quick: {BRIEF.epochs})")
-    parser.add_argument("--quick", action="store_true", help="short runs, at most three seeds, two learning rates")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
-    parser.add_argument("--out", default="out/audit", help="folder for page, results, figures and runs (out/audit)")
+    parser.add_argument(
+        "--shift", default="rot90", help=f"What happens to the digits: {', '.join(SHIFTS)}. Default: rot90."
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=10,
+        help=f"How many runs each setup gets; a verdict on what was trained needs {MIN_SEEDS}. Default: 10.",
+    )
+    parser.add_argument(
+        "--epochs", type=int, help=f"Epochs of a run. Default: {FULL.epochs}, with --quick {BRIEF.epochs}."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="Make short runs, with at most three seeds and two learning rates."
+    )
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as a table.")
+    parser.add_argument(
+        "--out", default="out/audit", help="The folder for page, results, figures and runs. Default: out/audit."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

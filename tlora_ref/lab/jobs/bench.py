@@ -1,13 +1,13 @@
-"""Speed and memory, side by side: every time is a ratio between things that run in turn in one process.
+"""Measure speed and memory side by side: every time is a ratio between things that run in turn in one process.
 
-    python -m tlora_ref bench layers     an adapted layer in torch, beside PEFT's and loralib's
-    python -m tlora_ref bench encoder    a training step by hand, beside eager PyTorch and its matrix products
-    python -m tlora_ref bench memory     bytes over rank and model size, by formula, checked where they fit
-    python -m tlora_ref bench check      what a gradient check costs
-    python -m tlora_ref bench gpu        a RoBERTa-large-shaped model's step on a CUDA device
-    python -m tlora_ref bench all        all of these (the default; gpu where there is one)
+    python -m tlora_ref bench layers     times an adapted layer in torch, beside PEFT's and loralib's.
+    python -m tlora_ref bench encoder    times a training step by hand, beside eager PyTorch and its matrix products.
+    python -m tlora_ref bench memory     computes bytes over rank and model size, and checks them where they fit.
+    python -m tlora_ref bench check      measures what a gradient check costs.
+    python -m tlora_ref bench gpu        times a step of a RoBERTa-large-shaped model on a CUDA device.
+    python -m tlora_ref bench all        does all of these, gpu only where there is one. This is the default.
 
-Everything runs on one thread. Medians over rounds, with the quartiles; the machine is written into the result.
+Everything runs on one thread. The results are medians over rounds, with their quartiles, and name the machine.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ PARTS = ("layers", "encoder", "memory", "check", "gpu")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``bench``."""
-    parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, "all"), help="what to measure (all)")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as tables")
-    parser.add_argument("--out", default="out/bench", help="folder for results and figures (out/bench)")
+    parser.add_argument(
+        "part", nargs="?", default="all", choices=(*PARTS, "all"), help="What is measured. Default: all."
+    )
+    parser.add_argument("--quick", action="store_true", help="Take small sizes and few rounds.")
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as tables.")
+    parser.add_argument("--out", default="out/bench", help="The folder for results and figures. Default: out/bench.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,15 +1,16 @@
-"""Hand-written gradients against oracles.
+"""Check hand-written gradients against oracles.
 
     python -m tlora_ref check
-        every kernel of the registry and the loss of a whole encoder (alone, and under every adapter method), by
-        every oracle that applies, over the scenarios that together expose what one point hides
+        This checks every kernel of the registry and the loss of a whole encoder (alone, and under every adapter
+        method) by every oracle that applies, over the scenarios that together expose what one point hides.
 
     python -m tlora_ref check mymodule:forward mymodule:backward --shape x=2,5,6 --shape w=6,3
-        your own pair, from a module in this folder or an installed one: forward(x, w) -> (out, cache) and
-        backward(dout, cache), or forward(x, w) -> out and backward(dout, x, w), -> {"x": dx, "w": dw}
+        This checks your own pair, from a module in this folder or an installed one. Write forward(x, w) ->
+        (out, cache) and backward(dout, cache), or forward(x, w) -> out and backward(dout, x, w). The backward
+        returns {"x": dx, "w": dw}.
 
-Exit code 0: passed; 1: a check failed; 2: what was given cannot be checked (no such module, shapes that do not
-fit, NaN, a gradient of a wrong name or shape).
+The exit code is 0 if all passed and 1 if a check failed. It is 2 if what was given cannot be checked: there is no
+such module, the shapes do not fit, a value is NaN, or a gradient has a wrong name or shape.
 """
 
 from __future__ import annotations
@@ -33,14 +34,23 @@ from ...tables import table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``check``."""
     parser.add_argument(
-        "pair", nargs="*", metavar="MODULE:FUNCTION", help="a forward and its backward; none: all of ours"
+        "pair",
+        nargs="*",
+        metavar="MODULE:FUNCTION",
+        help="Your forward and its backward. Without them all of this project's are checked.",
     )
-    shape = "an argument and its shape, x=2,5,6; a scalar is alpha= ; repeat for each argument"
+    shape = "An argument and its shape, as in x=2,5,6; a scalar is alpha= with nothing behind it. Repeat it for each."
     parser.add_argument("--shape", action="append", default=[], metavar="NAME=SIZES", help=shape)
-    parser.add_argument("--oracle", default="auto", help="auto, complex, richardson, central, exact or mpmath (auto)")
-    parser.add_argument("--full", action="store_true", help="every entry instead of random directions: the worst one")
-    parser.add_argument("--seed", type=int, default=0, help="of your pair's arguments and cotangents (0)")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
+    parser.add_argument(
+        "--oracle", default="auto", help="One of auto, complex, richardson, central, exact, mpmath. Default: auto."
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="Check every entry, not random directions, and report the worst."
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="The seed that draws your pair's arguments and cotangents. Default: 0."
+    )
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as a table.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The family compared: every method on the shifted digits, at its natural rank, over ranks, and at equal counts.
+"""Compare the family: every method on the turned digits, at its natural rank, over ranks, and at equal counts.
 
 Every setting gets the same search over learning rates on validation images; accuracies are on test images, over
 the same seeds for all, and the differences to LoRA are paired by seed, with Student's interval. Finished runs are
@@ -39,13 +39,21 @@ LEFT_OUT = ("dora_full", "mtlora_icfm", "mtlora_ctcm", "mtlora_dtsm")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``compare``."""
     default = [m for m in METHODS if m not in LEFT_OUT]
-    parser.add_argument("--shift", default="rot90", help=f"what happens to the digits: {', '.join(SHIFTS)} (rot90)")
-    parser.add_argument("--methods", default=",".join(default), help=f"some of {', '.join(METHODS)} (%(default)s)")
-    parser.add_argument("--budget", type=int, default=1000, help="trained numbers for the matched setting (1000)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs per setting (5)")
-    parser.add_argument("--quick", action="store_true", help="short runs, two seeds, no curves over rank")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
-    parser.add_argument("--out", default="out/compare", help="folder for results, figure and runs (out/compare)")
+    parser.add_argument(
+        "--shift", default="rot90", help=f"What happens to the digits: {', '.join(SHIFTS)}. Default: rot90."
+    )
+    parser.add_argument(
+        "--methods", default=",".join(default), help=f"Some of {', '.join(METHODS)}, by comma. Default: %(default)s."
+    )
+    parser.add_argument(
+        "--budget", type=int, default=1000, help="How many numbers are trained in the matched setting. Default: 1000."
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="How many runs each setting gets. Default: 5.")
+    parser.add_argument("--quick", action="store_true", help="Make short runs with two seeds, and no curves over rank.")
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as a table.")
+    parser.add_argument(
+        "--out", default="out/compare", help="The folder for results, figure and runs. Default: out/compare."
+    )
 
 
 def trained_count(method: str, rank: int) -> int:

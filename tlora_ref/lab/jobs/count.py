@@ -1,5 +1,7 @@
-"""How many numbers a method trains and stores on a known model, or on any number of layers of any width, and what
-AdamW keeps for them; next to LoRA of the same rank. Closed forms: no model is built.
+"""How many numbers does a method train and store, and what does AdamW keep for them?
+
+The model is a known one, or any number of layers of any width; beside the method stands LoRA of the same rank. The
+counts are closed forms, and no model is built.
 
     python -m tlora_ref count --model roberta-large --rank 32 --targets query,value
     python -m tlora_ref count --layers 48 --width 1600 --rank 16 --method adapter_h
@@ -24,14 +26,17 @@ from ...tables import size, table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``count``."""
-    parser.add_argument("--model", help=f"one of {', '.join(KNOWN)}")
-    parser.add_argument("--layers", type=int, help="instead of --model: number of layers")
-    parser.add_argument("--width", type=int, help="instead of --model: model width, a quarter of the feed-forward's")
-    parser.add_argument("--rank", type=int, default=32, help="rank of the adapter (32)")
-    parser.add_argument("--targets", help="matrices, by comma: query, key, value, output, ffn_in, ffn_out, or names "
-                        f"such as q_proj (query,value); for adapter_h and adapter_p {', '.join(BLOCKS)}")  # fmt: skip
-    parser.add_argument("--method", default="tlora", help=f"one of {', '.join(METHODS)} (tlora)")
-    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    parser.add_argument("--model", help=f"One of {', '.join(KNOWN)}.")
+    parser.add_argument("--layers", type=int, help="The number of layers, instead of --model.")
+    parser.add_argument(
+        "--width", type=int, help="The model width, instead of --model. The feed-forward is four times as wide."
+    )
+    parser.add_argument("--rank", type=int, default=32, help="The rank of the adapter. Default: 32.")
+    parser.add_argument("--targets", help="The matrices, by comma: query, key, value, output, ffn_in, ffn_out, or "
+                        "names such as q_proj. Default: query,value. For adapter_h and adapter_p the blocks: "
+                        f"{', '.join(BLOCKS)}.")  # fmt: skip
+    parser.add_argument("--method", default="tlora", help=f"One of {', '.join(METHODS)}. Default: tlora.")
+    parser.add_argument("--json", action="store_true", help="Print the counts as JSON, not as a table.")
 
 
 def run(args: argparse.Namespace) -> int:

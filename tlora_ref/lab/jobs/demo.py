@@ -1,13 +1,13 @@
 """The main job: TLoRA from hand-written gradients to an adapted model, on real handwritten digits.
 
-1. Hand gradients against central differences and the complex step, every array of a small encoder.
-2. Pretrain an encoder on upright digits; shift the digits; see the accuracy fall.
-3. Attach TLoRA: nothing has changed yet.
-4. Adapt to the shifted digits: the head only, TLoRA at three ranks, LoRA at two, everything. Every method
-   gets the same search over learning rates, on validation images; accuracies are on test images.
-5. One table, as text, JSON and CSV, and figures.
+1. It checks the hand gradients against central differences and the complex step, for every array of a small encoder.
+2. It pretrains an encoder on upright digits and turns the digits, so that the accuracy falls.
+3. It attaches TLoRA, which changes nothing yet.
+4. It adapts to the turned digits: the head only, TLoRA at three ranks, LoRA at two, everything. Every method gets the
+   same search over learning rates on validation images; the accuracies are those on test images.
+5. It writes one table, as text, JSON and CSV, and the figures.
 
-Steps 2 to 4 are by hand, or in PyTorch with --room by_autograd: the same draws, the same table.
+Steps 2 to 4 run by hand, or in PyTorch with --room by_autograd, from the same draws and into the same table.
 """
 
 from __future__ import annotations
@@ -41,13 +41,17 @@ ORACLES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``demo``."""
-    parser.add_argument("--shift", default="rot90", help=f"what happens to the digits: {', '.join(SHIFTS)} (rot90)")
-    parser.add_argument("--rank", type=int, default=16, help="TLoRA's middle rank; half and twice it run too (16)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs per method (5)")
-    parser.add_argument("--quick", action="store_true", help="fewer epochs, two seeds, two learning rates")
+    parser.add_argument(
+        "--shift", default="rot90", help=f"What happens to the digits: {', '.join(SHIFTS)}. Default: rot90."
+    )
+    parser.add_argument(
+        "--rank", type=int, default=16, help="TLoRA's middle rank; half of it and twice it run too. Default: 16."
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="How many runs each method gets. Default: 5.")
+    parser.add_argument("--quick", action="store_true", help="Run fewer epochs, two seeds and two learning rates.")
     add_room_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
-    parser.add_argument("--out", default="out/demo", help="folder for results and figures (out/demo)")
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as a table.")
+    parser.add_argument("--out", default="out/demo", help="The folder for results and figures. Default: out/demo.")
 
 
 def setups(rank: int) -> list[Setup]:

@@ -1,7 +1,7 @@
-"""An adapter file as a stock LoRA for Hugging Face PEFT, which PeftModel.from_pretrained(base, DIRECTORY) loads.
+"""Turn an adapter file into a stock LoRA for Hugging Face PEFT, which PeftModel.from_pretrained(base, DIRECTORY) loads.
 
 The frozen factors of a compact file are drawn again from its seed, so the base model is not needed. The folder
-is written whole or not at all. Needs neither torch nor PEFT.
+is written whole or not at all. The job needs neither torch nor PEFT.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ...tables import size
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``export``."""
-    parser.add_argument("adapter", metavar="ADAPTER", help="an adapter file, as save_adapter writes it")
-    parser.add_argument("directory", metavar="DIRECTORY", help="a new or empty folder")
+    parser.add_argument("adapter", metavar="ADAPTER", help="An adapter file, as save_adapter writes it.")
+    parser.add_argument("directory", metavar="DIRECTORY", help="A new or empty folder.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""TLoRA, or another method, on a GLUE task with a transformers model, by the paper's recipe.
+"""Train TLoRA, or another method, on a GLUE task with a transformers model, by the paper's recipe.
 
     python -m tlora_ref glue --task mrpc --model FacebookAI/roberta-large-mnli --data glue
     python -m tlora_ref glue --task mrpc --model roberta-large-mnli/ --data glue_data/ --seeds 5 --device cuda
@@ -47,29 +47,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``glue``."""
     paper = TrainConfig()
     add = parser.add_argument
-    add("--task", required=True, help=f"one of {', '.join(TASKS)}")
-    add("--model", required=True, help="folder of a transformers checkpoint, or a name on the hub")
-    add("--data", required=True, help="folder of TSV files or of a saved dataset, or a name on the hub such as glue")
-    add("--method", default="tlora", help=f"one of {', '.join(WAYS)} (tlora)")
-    add("--rank", type=int, default=32, help="rank of the adapter (32)")
-    add("--targets", default="query,value", help="modules that are adapted, by comma (query,value)")
-    add("--dropout", type=float, help="of the adapter; the model's own stays as it is (tlora 0.5, others 0)")
-    add("--lora-alpha", type=float, help="constant scale times rank, for methods that have one (16)")
-    add("--head", help="; ".join(f"{name}: {what}" for name, what in HEADS.items()) + " (adapters frozen, "
-        "head and full trained)")  # fmt: skip
-    add("--epochs", type=int, default=paper.epochs, help=f"passes over the training examples ({paper.epochs})")
-    add("--batch-size", type=int, default=paper.batch_size, help=f"of all processes together ({paper.batch_size})")
-    add("--lr", type=float, default=paper.lr, help=f"the largest learning rate ({paper.lr:g})")
-    add("--weight-decay", type=float, default=paper.weight_decay, help=f"on all that trains ({paper.weight_decay:g})")
-    add("--warmup", type=float, default=paper.warmup, help=f"share of all steps ({paper.warmup:g})")
-    add("--max-length", type=int, default=128, help="tokens of an example; the paper does not say (128)")
+    add("--task", required=True, help=f"One of {', '.join(TASKS)}.")
+    add("--model", required=True, help="The folder of a transformers checkpoint, or a name on the Hugging Face hub.")
+    add("--data", required=True, help="A folder of TSV files or of a saved dataset, or a name on the hub such as glue.")
+    add("--method", default="tlora", help=f"One of {', '.join(WAYS)}. Default: tlora.")
+    add("--rank", type=int, default=32, help="The rank of the adapter. Default: 32.")
+    add("--targets", default="query,value", help="The modules that are adapted, by comma. Default: query,value.")
+    add(
+        "--dropout",
+        type=float,
+        help="The adapter's dropout; the model's own stays as it is. Default: 0.5 for tlora, 0 for others.",
+    )
+    add("--lora-alpha", type=float, help="The constant scale times the rank, for methods that have one. Default: 16.")
+    add("--head", help="The classifier: " + "; ".join(f"{name} is {what}" for name, what in HEADS.items()) +
+        ". Default: frozen for adapters, trained for the methods head and full.")  # fmt: skip
+    add("--epochs", type=int, default=paper.epochs, help=f"Passes over the training examples. Default: {paper.epochs}.")
+    add(
+        "--batch-size",
+        type=int,
+        default=paper.batch_size,
+        help=f"Examples in a batch, of all processes together. Default: {paper.batch_size}.",
+    )
+    add("--lr", type=float, default=paper.lr, help=f"The largest learning rate. Default: {paper.lr:g}.")
+    add(
+        "--weight-decay",
+        type=float,
+        default=paper.weight_decay,
+        help=f"Weight decay on all that trains. Default: {paper.weight_decay:g}.",
+    )
+    add(
+        "--warmup",
+        type=float,
+        default=paper.warmup,
+        help=f"The share of all steps in which the rate rises. Default: {paper.warmup:g}.",
+    )
+    add(
+        "--max-length",
+        type=int,
+        default=128,
+        help="The most tokens of an example; the paper does not say. Default: 128.",
+    )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--seeds", type=int, default=1, help="runs, from the seeds 0, 1, ... (1)")
-    which.add_argument("--seed", type=int, help="one run, from this seed")
-    add("--precision", default="fp32", help=f"of products: {', '.join(PRECISIONS)}; what trains stays float32 (fp32)")
-    add("--device", help="cpu, cuda or cuda:1 (a GPU if there is one); cuda under torchrun is one GPU a process")
-    add("--json", action="store_true", help="print the results as JSON, not as a table")
-    add("--out", help="folder for checkpoints and results (out/glue/TASK-METHOD)")
+    which.add_argument(
+        "--seeds", type=int, default=1, help="How many runs there are, from the seeds 0, 1, ... Default: 1."
+    )
+    which.add_argument("--seed", type=int, help="Make one run, from this seed.")
+    add(
+        "--precision",
+        default="fp32",
+        help=f"The precision of products, {', '.join(PRECISIONS)}; what trains stays float32. Default: fp32.",
+    )
+    add(
+        "--device",
+        help="Where it computes: cpu, cuda or cuda:1; cuda under torchrun is one GPU a process. Default: a GPU if any.",
+    )
+    add("--json", action="store_true", help="Print the results as JSON, not as a table.")
+    add("--out", help="The folder for checkpoints and results. Default: out/glue/TASK-METHOD.")
 
 
 def run(args: argparse.Namespace) -> int:

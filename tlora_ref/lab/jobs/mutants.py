@@ -1,11 +1,13 @@
-"""Which seeded gradient bugs do gradient checkers find? Rows are families of bugs, columns are checkers, once at a
-generic point and once at the point that TLoRA starts from, where many bugs cannot be seen; then every bug missed,
-by name, and how often right gradients were rejected.
+"""Which seeded gradient bugs do gradient checkers find?
+
+The rows of the table are families of bugs. Its columns are checkers, once at a generic point and once at the point
+that TLoRA starts from, where many bugs cannot be seen. Below it stand every missed bug, by name, and how often right
+gradients were rejected.
 
     python -m tlora_ref mutants
     python -m tlora_ref mutants --json
 
-torch's checker takes part where torch is installed. Exit code 1 if this project's own checker, over all its
+torch's checker takes part where torch is installed. The exit code is 1 if this project's own checker, over all its
 scenarios, misses a bug or rejects a right gradient.
 """
 
@@ -35,7 +37,7 @@ PARTS = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``mutants``."""
-    parser.add_argument("--json", action="store_true", help="print JSON, not tables")
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as tables.")
 
 
 def work(_: None, task: tuple[str, str, int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A real language model adapted to real text, by hand: MiniLM, and sentence pairs from Python's own manual.
+"""Adapt a real language model to real text, by hand: MiniLM, to pairs of sentences from Python's own manual.
 
 The question of every pair is GLUE's kind: does the second sentence follow the first in the manual, or does it come
 from elsewhere ([CLS] first [SEP] second [SEP], with token types)? Pairs are split by topic: nothing that is tested
@@ -68,15 +68,19 @@ QUICK = Plan(epochs=2, rates=(3e-3, 1e-2), trials=1, widen=False, layers=1, time
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``text``."""
-    parser.add_argument("--model", help=f"folder of another BERT or RoBERTa (the one of {PACKAGE})")
-    parser.add_argument("--method", default="tlora,lora,head,full", help=f"some of head, full, {', '.join(RANKS)} "
-                        "(%(default)s)")  # fmt: skip
-    parser.add_argument("--layers", type=int, help=f"upper layers to adapt ({FULL.layers}; --quick: {QUICK.layers})")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per method (3)")
-    parser.add_argument("--quick", action="store_true", help="fewer pairs and tokens, short runs, two seeds")
+    parser.add_argument("--model", help=f"The folder of another BERT or RoBERTa. Default: the one of {PACKAGE}.")
+    parser.add_argument("--method", default="tlora,lora,head,full", help=f"Some of head, full, {', '.join(RANKS)}, "
+                        "by comma. Default: %(default)s.")  # fmt: skip
+    parser.add_argument(
+        "--layers",
+        type=int,
+        help=f"How many of the upper layers are adapted. Default: {FULL.layers}, with --quick {QUICK.layers}.",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="How many runs each method gets. Default: 3.")
+    parser.add_argument("--quick", action="store_true", help="Take fewer pairs and tokens, short runs and two seeds.")
     add_room_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the results as JSON, not as a table")
-    parser.add_argument("--out", default="out/text", help="folder for results, figure and runs (out/text)")
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as a table.")
+    parser.add_argument("--out", default="out/text", help="The folder for results, figure and runs. Default: out/text.")
 
 
 @dataclass(frozen=True)

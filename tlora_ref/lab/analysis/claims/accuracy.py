@@ -10,7 +10,7 @@ from .words import Measured, gaps, interval, logged
 
 
 def glue(m: Measured) -> Claim:
-    """Table 3."""
+    """Table 3, GLUE with RoBERTa-large, which cannot be measured at this scale."""
     averages = {name: fmean(row) for name, row in TABLE_3.items()}
     return Claim(
         "GLUE",
@@ -25,7 +25,7 @@ def glue(m: Measured) -> Claim:
 
 
 def comparable(m: Measured) -> Claim:
-    """Accuracy against LoRA of the same rank."""
+    """Is TLoRA as accurate as LoRA of the same rank?"""
     gap, equal, margin = gaps(m, "tlora", "lora"), gaps(m, "tlora", "lora_equal"), 0.02
     n = m["counts"]
     return Claim(
@@ -45,7 +45,7 @@ def comparable(m: Measured) -> Claim:
 
 
 def alpha_needed(m: Measured) -> Claim:
-    """alpha beside B."""
+    """Does a learned alpha add anything to what B can do?"""
     gap, own = gaps(m, "tlora", "alpha_matched"), gaps(m, "tlora", "alpha_own")
     k, bound = m["conserved"], 0.01
     names = {"gd": "gradient descent", "momentum": "with momentum", "adamw": "AdamW"}
@@ -68,7 +68,7 @@ def alpha_needed(m: Measured) -> Claim:
 
 
 def dropout(m: Measured) -> Claim:
-    """Dropout on the update."""
+    """Does dropout on the scaled update help?"""
     gap = gaps(m, "dropout", "tlora")
     return Claim(
         "dropout on the update",
@@ -85,7 +85,7 @@ def dropout(m: Measured) -> Claim:
 
 
 def overfitting(m: Measured) -> Claim:
-    """Figure 3."""
+    """Figure 3: does the validation loss rise again?"""
     rise, bound = m["validation_rise"]["tlora"], 0.05
     return Claim(
         "no overfitting",

@@ -9,7 +9,7 @@ from .words import Measured
 
 
 def counts(m: Measured) -> Claim:
-    """Table 1."""
+    """Do the counts of Table 1 follow from the formulas?"""
     matrices = [(1024, 1024)] * 48
     ours = {r: (trained("tlora", matrices, r), trained("lora", matrices, r)) for r in TABLE_1}
     return Claim(
@@ -25,7 +25,7 @@ def counts(m: Measured) -> Claim:
 
 
 def overhead(m: Measured) -> Claim:
-    """The cost of an adapted layer."""
+    """What does an adapted layer cost beside the frozen one?"""
     o, bound = m["overhead"], 0.1
     extra = o["flops"] - 1
     times = "; ".join(

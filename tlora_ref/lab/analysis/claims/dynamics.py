@@ -14,7 +14,7 @@ from .words import Measured, interval, logged
 
 
 def gaussian(m: Measured) -> Claim:
-    """Figure 4."""
+    """Figure 4: do the entries of B become Gaussian-like?"""
     d = m["distribution"]
     return Claim(
         "B Gaussian-like",
@@ -35,7 +35,7 @@ def gaussian(m: Measured) -> Claim:
 
 
 def stable_norms(m: Measured) -> Claim:
-    """Figure 5."""
+    """Figure 5: does the norm of B settle towards the end of training?"""
     return Claim(
         "norms settle",
         f"In the last quarter of the epochs ||B|| changes by {interval(m['late_growth'], 1, 100)} % of itself. The "
@@ -50,7 +50,7 @@ def stable_norms(m: Measured) -> Claim:
 
 
 def norm_layers(m: Measured) -> Claim:
-    """Figure 5: layers."""
+    """Figure 5: does B grow by different amounts in different layers, by more than between seeds?"""
     tables = [np.array(m["B_norm"][kind]) for kind in ("query", "value")]
     p, between, noise = _layers(tables)
     depth = [float(np.corrcoef(np.tile(np.arange(tables[0].shape[1]), 2), np.r_[tables[0][s], tables[1][s]])[0, 1])
@@ -69,7 +69,7 @@ def norm_layers(m: Measured) -> Claim:
 
 
 def alpha_layers(m: Measured) -> Claim:
-    """Figure 6: layers."""
+    """Figure 6: does alpha differ between layers by more than between seeds?"""
     tables = [np.array(m["alpha"][kind]) for kind in ("query", "value")]
     p, between, noise = _layers(tables)
     spread = [fmean(np.ptp(t[s]) for t in tables) for s in range(len(tables[0]))]
@@ -88,7 +88,7 @@ def alpha_layers(m: Measured) -> Claim:
 
 
 def alpha_kinds(m: Measured) -> Claim:
-    """Figure 6: query and value."""
+    """Figure 6: does alpha differ between query and value matrices?"""
     query, value = (np.array(m["alpha"][kind]).mean(axis=1) for kind in ("query", "value"))
     return Claim(
         "alpha of q and v",
@@ -104,7 +104,7 @@ def alpha_kinds(m: Measured) -> Claim:
 
 
 def alpha_and_B(m: Measured) -> Claim:
-    """Figures 5 and 6 together."""
+    """Figures 5 and 6 together: is B larger where alpha is larger?"""
     found = m["alpha_B_correlation"]
     low, high = RELEASED_CORRELATION
     return Claim(

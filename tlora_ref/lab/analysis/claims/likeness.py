@@ -18,7 +18,7 @@ the matrix it changes, a likeness of adapted matrices says nothing about the pap
 
 
 def norms_like_lora(m: Measured) -> Claim:
-    """Norm of the update."""
+    """Figure 7: are the norms of TLoRA's updates those of LoRA's?"""
     bounds = (0.8, 1.25)
     logs = [log(ratio) for ratio in m["norm_ratio"]["spectral"]]
     return Claim(
@@ -37,7 +37,7 @@ def norms_like_lora(m: Measured) -> Claim:
 
 
 def eigenvalues_like_lora(m: Measured) -> Claim:
-    """Figure 8."""
+    """Figure 8: are the eigenvalues of the adapted matrix those that LoRA gives?"""
     e = m["eigenvalues"]
     evidence, unjudged, share = _half_way(m, e["adapted"], e["adapted_control"], e["adapted_ceiling"])
     return Claim(
@@ -60,7 +60,7 @@ def eigenvalues_like_lora(m: Measured) -> Claim:
 
 
 def cosine_adapted(m: Measured) -> Claim:
-    """Figure 10 as published."""
+    """Figure 10 as published: the cosine of adapted matrices, which both contain W0."""
     c, norms = m["cosine"], m["relative_norm"]
     evidence, unjudged, share = _half_way(m, c["published"], c["published_control"], c["published_ceiling"])
     return Claim(
@@ -83,7 +83,7 @@ def cosine_adapted(m: Measured) -> Claim:
 
 
 def cosine_updates(m: Measured) -> Claim:
-    """Cosine of dW."""
+    """The cosine of the updates alone, without W0."""
     c = m["cosine"]
     evidence, unjudged, share = _half_way(m, c["update"], c["update_control"], c["update_ceiling"])
     return Claim(
