@@ -130,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     if seeds >= MIN_SEEDS:  # with fewer there is no verdict that longer training could change
         half = replace(plan, epochs=plan.epochs // 2)
         shorter = _measured(base, runs_at(shared, half, seeds, store, rates), half, rates)
+        del shorter["cosine"]["per_matrix"]  # which only the figure needs
     measured = _measured(base, found, plan, rates)
     claims = judge(measured, shorter)
     report = {"job": "audit", "shift": args.shift, "quick": args.quick, "seeds": seeds,
