@@ -119,8 +119,8 @@ def _verdict_counts(claims: Sequence[Row]) -> str:
 def _claims_table(claims: Sequence[Row]) -> str:
     rows = [
         f"<tr><td><b>{escape(c.claim)}</b><span class='soft'>{escape(c.source)}</span></td>"
-        f"<td>{escape(c.measured)}{_soft('Released logs: ', c.logs)}</td>"
-        f"<td class='verdict {CLASS[c.verdict]}'>{_mark(c.verdict)}{_soft('', c.reason)}{_soft('', _seeds(c))}</td>"
+        f"<td>{escape(c.measured)}{_soft(_logs(c))}</td>"
+        f"<td class='verdict {CLASS[c.verdict]}'>{_mark(c.verdict)}{_soft(c.reason)}{_soft(_seeds(c))}</td>"
         f"<td>{escape(c.why)}<span class='soft'>Rule: {escape(c.rule)}</span></td></tr>"
         for c in claims
     ]
@@ -131,12 +131,16 @@ def _claims_table(claims: Sequence[Row]) -> str:
     )
 
 
+def _logs(claim: Row) -> str:
+    return "" if claim.logs is None else f"{claim.logs.quantity}, in the released logs: {claim.logs.released}"
+
+
 def _seeds(claim: Row) -> str:
     return "" if claim.p is None else f"{claim.n} seeds, p = {claim.p:.2g} after correction"
 
 
-def _soft(label: str, text: str) -> str:
-    return f"<span class='soft'>{escape(label + text)}</span>" if text else ""
+def _soft(text: str) -> str:
+    return f"<span class='soft'>{escape(text)}</span>" if text else ""
 
 
 def _misprints_table(misprints: Sequence[Misprint]) -> str:

@@ -49,9 +49,17 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """A quantity here, and in the logs of the released code."""
+
+    quantity: str
+    here: str
+    released: str
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A claim, by its key in paper.py: what was measured, the key figure, the rule, what decides, and why it is so.
-    ``logs``: the same quantity in the logs of the released code, where they have it."""
+    """A claim, by its key in paper.py: what was measured, the key figure, the rule, what decides, and why it is so."""
 
     key: str
     measured: str
@@ -61,7 +69,7 @@ class Claim:
     evidence: Evidence | None = None
     settled: bool | None = None
     unjudged: str = ""
-    logs: str = ""
+    logs: Logged | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Row:
     n: int | None
     measured: str
     figure: str
-    logs: str
+    logs: Logged | None
     rule: str
     p: float | None
     verdict: str

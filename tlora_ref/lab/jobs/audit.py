@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
     print()
     print(summary(report))
     print()
+    print(logs_table(report["rows"]))
+    print()
     print("Misprints, which refute nothing:")
     print(misprints_table(misprints()))
     print()
@@ -179,6 +182,12 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(["claim", "n", "key figure", "p", "verdict"], lines)
 
 
+def logs_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was measured beside the same quantities of the released logs."""
+    logs = [row["logs"] for row in rows if row["logs"]]
+    return table(["quantity", "here", "released logs"], [[x["quantity"], x["here"], x["released"]] for x in logs])
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """The verdicts in words."""
     keys: dict[str, list[str]] = {}
@@ -189,7 +198,7 @@ def summary(report: Mapping[str, Any]) -> str:
         parts.append(
             f"{report['seeds']} seeds are too few for a verdict on what was trained: {MIN_SEEDS} are asked for."
         )
-    return "\n".join(parts)
+    return "\n".join(fill(part, 118, break_on_hyphens=False) for part in parts)
 
 
 # --- the runs ------------------------------------------------------------------------------------

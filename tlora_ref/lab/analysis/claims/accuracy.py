@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from ....paper import TABLE_3
-from ..verdicts import Claim, within
+from ..verdicts import Claim, Logged, within
 from .words import Measured, gaps, interval, logged
 
 
@@ -63,7 +63,9 @@ def alpha_needed(m: Measured) -> Claim:
         "gradient flow alpha² − ||B||² is conserved, so alpha just follows ||B||; gradient descent breaks that by a "
         "drift that shrinks with the step, AdamW by one that does not.",
         within(gap, low=bound),
-        logs=f"alpha² − ||B||² at the end {logged('conserved', 'g')}, from 1",
+        logs=Logged(
+            "alpha² − ||B||² at the end, 1 at the start", interval(m["conserved_end"], 1), logged("conserved", "g")
+        ),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....paper import RELEASED_CORRELATION
 from ..statistics import column_effect
-from ..verdicts import Claim, apart, beyond_chance, within
+from ..verdicts import Claim, Logged, apart, beyond_chance, within
 from .words import Measured, interval, logged
 
 
@@ -45,7 +45,11 @@ def stable_norms(m: Measured) -> Claim:
         "The learning rate decays linearly to zero, so every norm settles, whatever was learned. The norms of A and C "
         "are constants: nothing trains them.",
         within(m["late_growth"], high=0.05),
-        logs=logged("late_growth", ".1f", 100, " %"),
+        logs=Logged(
+            "change of ||B|| in the last quarter, %",
+            interval(m["late_growth"], 1, 100),
+            logged("late_growth", ".1f", 100),
+        ),
     )
 
 
@@ -99,7 +103,9 @@ def alpha_kinds(m: Measured) -> Claim:
         "The null is the same difference in runs with other seeds: other A, C and batches. The logs are of one run a "
         "task, and their p is over layers.",
         apart(list(query - value)),
-        logs=logged("query_minus_value", "+.2f"),
+        logs=Logged(
+            "alpha, query minus value", interval(query - value, 2, sign=True), logged("query_minus_value", "+.2f")
+        ),
     )
 
 
@@ -116,7 +122,7 @@ def alpha_and_B(m: Measured) -> Claim:
         "<B, dB> = alpha dalpha at every point: what lengthens B lengthens alpha. Under gradient flow from alpha = 1 "
         "and B = 0 it would even be alpha² = 1 + ||B||² in every matrix.",
         within(found, low=0),
-        logs=f"{low:.2f} to {high:.2f}",
+        logs=Logged("correlation of alpha and ||B||", interval(found, 2, sign=True), f"{low:+.2f} to {high:+.2f}"),
     )
 
 

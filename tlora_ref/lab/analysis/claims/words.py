@@ -26,7 +26,7 @@ def gaps(m: Measured, one: str, other: str) -> list[float]:
     return [a - b for a, b in zip(m["accuracy"][one], m["accuracy"][other], strict=True)]
 
 
-def logged(key: str, form: str, factor: float = 1, unit: str = "") -> str:
-    """A quantity of the released logs, task by task: "MRPC 3.3, QNLI 0.7, SST-2 1.4, CoLA 2.8 %"."""
-    values = ", ".join(f"{task} {factor * found[key]:{form}}" for task, found in RELEASED_LOGS.items())
-    return f"{values}{unit}".replace("-", "−").replace("SST−2", "SST-2")
+def logged(key: str, form: str, factor: float = 1) -> str:
+    """A quantity of the released logs, task by task: "MRPC 3.3, QNLI 0.7, SST-2 1.4, CoLA 2.8"."""
+    values = ((task, f"{factor * found[key]:{form}}") for task, found in RELEASED_LOGS.items())
+    return ", ".join(f"{task} {value.replace('-', '−')}" for task, value in values)
