@@ -397,7 +397,7 @@ def test_the_job_end_to_end(tmp_path, capsys, monkeypatch):
     assert report["rows"] == [asdict(row) for row in judge(report["measured"], report["shorter"])]
     assert report["shorter"] is None
     assert len(results_table(report["rows"]).splitlines()) == len(CLAIMS) + 2
-    assert "3 seeds are too few to judge what was trained: 30 are asked for." in summary(report)
+    assert "3 seeds are too few for a verdict on what was trained: 30 are asked for." in summary(report)
 
     parser = References()
     text = (tmp_path / "audit.html").read_text()
