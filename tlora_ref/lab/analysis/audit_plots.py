@@ -155,7 +155,8 @@ def spectra(path: Path, W0: Array, updates: Mapping[str, Array], where: str) -> 
     with figure(path, 1, 4, 12.6, 3.4) as (axes,):
         before = eigenvalues(W0).real
         found = {kind: eigenvalues(W0 + dW).real for kind, dW in updates.items()}
-        edges = np.linspace(*(f([f(x) for x in (before, *found.values())]) for f in (min, max)), 14)
+        reach = max(np.abs(real).max() for real in (before, *found.values()))
+        edges = np.linspace(-reach, reach, 15)  # zero is an edge: no bar holds both signs
         for axis, (kind, real) in zip(axes, found.items(), strict=False):
             for part, alpha, sign in ((real[real <= 0], 0.4, "negative"), (real[real > 0], 0.9, "positive")):
                 axis.hist(part, edges, color=COLOURS[kind], alpha=alpha, label=f"{sign}: {len(part)}")
@@ -171,7 +172,7 @@ def spectra(path: Path, W0: Array, updates: Mapping[str, Array], where: str) -> 
             axes[3].plot(np.arange(1, len(s) + 1), s, ms=4, mfc="none", ls="-", lw=1, **look)
         top = max(axis.get_ylim()[1] for axis in axes[:2])
         for axis in axes[:2]:
-            axis.set_ylim(0, top)
+            axis.set_ylim(0, 1.4 * top)
         axes[0].set_ylabel(f"number, {where}")
         axes[2].set_aspect("equal", adjustable="datalim")
         axes[2].set_title("eigenvalues of dW", fontsize=10)
