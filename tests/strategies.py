@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from tlora_ref.registry import OPS, Op
+from tlora_ref.by_hand.kernels import KERNELS
+from tlora_ref.methods import Kernel
 from tlora_ref.verification.scenarios import ALPHAS, Case, draw_case, sizes
 
 __all__ = ["ALPHAS", "LEADS", "Case", "cases", "draw_case", "sizes"]
@@ -19,9 +20,9 @@ LEADS = ((), (1,), (4,), (2, 3))  # the leading axes that N stands for
 
 
 @st.composite
-def cases(draw: st.DrawFn, op: Op | str, scales: tuple[float, ...] = (1.0,)) -> Case:
+def cases(draw: st.DrawFn, op: Kernel | str, scales: tuple[float, ...] = (1.0,)) -> Case:
     """A Case for the op: seeds, leading axes, sizes and input scales drawn by hypothesis."""
-    op = OPS[op] if isinstance(op, str) else op
+    op = KERNELS[op] if isinstance(op, str) else op
     seed = draw(st.integers(0, 2**32 - 1))
     lead = draw(st.sampled_from(LEADS))
     return draw_case(op, seed, lead, sizes(np.random.default_rng([seed, 2]), op), draw(st.sampled_from(scales)))

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlora_ref import AdapterConfig, EncoderConfig
+from tlora_ref.by_autograd import KERNEL_TWINS
 from tlora_ref.by_hand import encoder_fwd
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.counts import (
     ACTIVATIONS,
     activations,
@@ -21,7 +23,6 @@ from tlora_ref.counts import (
 )
 from tlora_ref.init import attach, init_encoder
 from tlora_ref.lab.bench.memory import cached_bytes, kept_bytes
-from tlora_ref.registry import METHODS, OPS
 
 every_method = pytest.mark.parametrize("method", [METHODS[name] for name in ACTIVATIONS], ids=list(ACTIVATIONS))
 
@@ -31,7 +32,7 @@ def layer(method, lead, I, O, R, dropout, dtype=torch.float32, x_grad=True):
     rng = torch.Generator().manual_seed(0)
     size = {"I": (I,), "O": (O,), "R": (R,), "S": (R,), "N": lead}
     args = {}
-    for arg in OPS[method.op].args:
+    for arg in method.kernel.args:
         shape = sum((size[letter] for letter in arg.letters), ())
         if arg.base == "scale":
             args[arg.name] = 0.5
@@ -45,7 +46,7 @@ def layer(method, lead, I, O, R, dropout, dtype=torch.float32, x_grad=True):
 
 
 def weights(method):
-    return [a.name for a in OPS[method.op].args if a.kind == "real" and a.base not in ("x", "scale")]
+    return [a.name for a in method.kernel.args if a.kind == "real" and a.base not in ("x", "scale")]
 
 
 def kept(call, args, method):
@@ -68,7 +69,7 @@ def test_what_autograd_keeps_is_the_closed_form(method, shape, dropout, x_grad, 
     lead, I, O, R = shape
     args = layer(method, lead, I, O, R, dropout, torch.float64 if double else torch.float32, x_grad)
     expected = activations(method.name, math.prod(lead), I, O, R, dropout, x_grad)
-    assert kept(OPS[method.op].twin, args, method) == expected * (8 if double else 4)
+    assert kept(KERNEL_TWINS[method.kernel.name], args, method) == expected * (8 if double else 4)
 
 
 @every_method
@@ -76,7 +77,7 @@ def test_what_autograd_keeps_is_the_closed_form(method, shape, dropout, x_grad, 
 def test_by_hands_cache_holds_the_same_less_alpha_B(method, dropout):
     args = {k: v.detach().numpy() if isinstance(v, torch.Tensor) else v
             for k, v in layer(method, (2, 3), 5, 7, 4, dropout).items()}  # fmt: skip
-    _, cache = OPS[method.op].fwd(**args)
+    _, cache = method.kernel.fwd(**args)
     apart = {id(args[name]) for name in weights(method)}
     numbers = sum(a.size for a in cache if isinstance(a, np.ndarray) and id(a) not in apart)
     assert numbers == activations(method.name, 6, 5, 7, 4, dropout) - (16 if method.name == "tlora" else 0)
@@ -90,18 +91,18 @@ def test_the_textbook_order_keeps_the_update_too(shape, dropout):
     args = layer(method, lead, I, O, R, dropout, torch.float64)
     found = kept(textbook, args, method)
     assert found == 8 * textbook_activations(math.prod(lead), O, R, dropout)
-    torch.testing.assert_close(OPS[method.op].twin(**args), textbook(**args), rtol=0, atol=1e-11)
+    torch.testing.assert_close(KERNEL_TWINS[method.kernel.name](**args), textbook(**args), rtol=0, atol=1e-11)
 
 
 def test_at_width_1024_4096_rows_and_rank_32_it_is_516_kib_instead_of_16896():
     method, size = METHODS["tlora"], (1024, 1024, 32)
     args = layer(method, (4096,), *size, dropout=False)
-    ours = kept(OPS[method.op].twin, args, method)
+    ours = kept(KERNEL_TWINS[method.kernel.name], args, method)
     theirs = kept(textbook, args, method)
     assert (ours, theirs) == (4 * activations("tlora", 4096, *size), 4 * textbook_activations(4096, 1024, 32))
     assert (ours / 1024, theirs / 1024) == (516, 16_896)
     lora = METHODS["lora"]
-    found = kept(OPS[lora.op].twin, layer(lora, (4096,), *size, dropout=False), lora)
+    found = kept(KERNEL_TWINS[lora.kernel.name], layer(lora, (4096,), *size, dropout=False), lora)
     assert found / 1024 == 4 * activations("lora", 4096, *size) / 1024 == 16_896
 
 
@@ -112,7 +113,7 @@ def test_flops_are_the_closed_form(method, shape, dropout, x_grad):
     lead, I, O, R = shape
     args = layer(method, lead, I, O, R, dropout, x_grad=x_grad)
     with FlopCounterMode(display=False) as forward:
-        out = OPS[method.op].twin(**args)
+        out = KERNEL_TWINS[method.kernel.name](**args)
     with FlopCounterMode(display=False) as backward:
         out.backward(torch.ones_like(out))
     rows = math.prod(lead)

@@ -10,9 +10,9 @@ import pytest
 
 import tlora_ref
 from tlora_ref.__main__ import main
+from tlora_ref.by_hand.kernels import KERNELS
 from tlora_ref.gradcheck import check
 from tlora_ref.gradcheck.report import Report, Row
-from tlora_ref.registry import OPS
 from tlora_ref.verification.scenarios import DIFFERENT, encoder_scenarios, scenarios
 from tlora_ref.verification.suite import Found, Task, available, run_task, summary, tasks
 
@@ -148,7 +148,7 @@ def test_the_suite_passes_in_one_table(capsys):
     """The whole of it: every kernel and encoder, every scenario, every oracle."""
     assert main(["check"]) == 0
     printed = capsys.readouterr().out
-    for op in OPS:
+    for op in KERNELS:
         assert f"\n{op} " in printed
     for subject in ("encoder ", "encoder + tlora", "encoder + lora"):
         assert f"\n{subject}" in printed
@@ -158,7 +158,7 @@ def test_the_suite_passes_in_one_table(capsys):
 
 def test_the_suite_as_json_and_a_planted_bug(capsys, monkeypatch):
     """One worker, so that the planted bug is seen; few tasks, so that it is quick."""
-    op = OPS["linear"]
+    op = KERNELS["linear"]
     few = [task for task in tasks() if task.subject in ("linear", "frozen_linear")]
     monkeypatch.setattr("tlora_ref.verification.suite.tasks", lambda: few)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
@@ -198,14 +198,14 @@ def test_vacuous_everywhere_is_not_a_pass():
 
 def test_every_oracle_and_every_kernel_has_its_turn():
     seen = {(task.subject, oracle) for task in tasks() for oracle in task.oracles}
-    for name, op in OPS.items():
+    for name, op in KERNELS.items():
         expected = {"auto", "richardson", "central", "mpmath", "torch"} | ({"exact"} if op.exact else set())
         assert {oracle for subject, oracle in seen if subject == name} == expected
     assert set(available()) == {"auto", "exact", "richardson", "central", "mpmath", "torch"}
     assert {task.method for task in tasks() if task.subject == "encoder"} == {None, "tlora", "lora"}
 
 
-@pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+@pytest.mark.parametrize("op", KERNELS.values(), ids=list(KERNELS))
 def test_the_scenarios_are_what_they_are_called(op):
     found = dict(scenarios(op))
     args = found["different sizes"].args

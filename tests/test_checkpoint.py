@@ -19,11 +19,12 @@ from tiny import ENCODER, ON_MATRICES, bits, inputs, net, scramble
 from torch import nn
 
 from tlora_ref import AdapterConfig, InputError, Model, attach, checkpoint, init_encoder
+from tlora_ref import merge as merge_model
 from tlora_ref.by_autograd import encoder, to_numpy, to_torch
 from tlora_ref.by_autograd.inject import adapted, inject, merge, unmerge
 from tlora_ref.by_hand import encoder as by_hand
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.checkpoint import AdapterFileError, fingerprint, load_adapter, read_adapter, save_adapter
-from tlora_ref.registry import METHODS
 
 TESTS = Path(__file__).parent
 TARGETS = (re.compile(r"blocks\.\d\.(query|mix)"), "1.value")
@@ -230,7 +231,7 @@ def test_saving_merged_is_saving_unmerged(tmp_path):
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "merged").read_bytes()
     _, numbers = trained_model()
     save_adapter(numbers, tmp_path / "plain")
-    save_adapter(by_hand.merge(numbers), tmp_path / "merged")
+    save_adapter(merge_model(by_hand, numbers), tmp_path / "merged")
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "merged").read_bytes()
 
 
@@ -547,7 +548,7 @@ def test_a_merged_model_is_refused_until_it_is_unmerged(copied):
     _, numbers = trained_model()
     save_adapter(numbers, copied)
     with pytest.raises(AdapterFileError, match="is merged; unmerge it before loading"):
-        load_adapter(by_hand.merge(numbers), copied)
+        load_adapter(merge_model(by_hand, numbers), copied)
 
 
 def test_the_room_by_hand_refuses_as_well(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import tlora_ref
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.init import init_encoder
 from tlora_ref.lab.analysis import statistics
 from tlora_ref.lab.analysis.statistics import Interval, mean_interval, paired_difference
@@ -23,9 +24,8 @@ from tlora_ref.lab.data import Part, load_digits
 from tlora_ref.lab.digits import ENCODER, FULL, Setup, Task, score
 from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, summary, trained_count
 from tlora_ref.lab.learning_rates import search
+from tlora_ref.lab.rooms import ByHand
 from tlora_ref.lab.runs import read_store, run_all
-from tlora_ref.registry import METHODS
-from tlora_ref.room import ByHand
 
 
 def square(shared, task):

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlora_ref import AdapterConfig, EncoderConfig, attach, init_encoder
+from tlora_ref import AdapterConfig, EncoderConfig, TrainConfig, attach, init_encoder
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.counts import count, encoder_size, held, trained
-from tlora_ref.registry import MATRICES, METHODS
+from tlora_ref.methods import MATRICES
 
 ROBERTA_LARGE = [(1024, 1024)] * 48  # query and value of 24 layers
 
@@ -97,10 +98,10 @@ def test_closed_forms_equal_the_arrays_held(method, rank, targets, head, kind):
 
 
 def test_the_optimizer_holds_what_is_counted():
-    from tlora_ref.by_hand.train import adamw_init
+    from tlora_ref.by_hand.optimizers import adamw_init
 
     model = attach(init_encoder(EncoderConfig(features=3)), AdapterConfig(rank=3))
-    state = adamw_init({n: model.params[n] for n in model.trained})
+    state = adamw_init({n: model.params[n] for n in model.trained}, TrainConfig())
     assert sum(a.size for a in [*state.m.values(), *state.v.values()]) == held(model).optimizer
     assert sum(a.nbytes for a in [*state.m.values(), *state.v.values()]) == held(model).optimizer_bytes()
 

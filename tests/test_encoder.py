@@ -1,21 +1,34 @@
 """The encoder: every gradient against the complex step, what is computed and what is not, merging."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlora_ref import AdapterConfig, EncoderConfig, InputError, ShapeError, attach, detach, init_encoder
+from tlora_ref import (
+    AdapterConfig,
+    EncoderConfig,
+    InputError,
+    ShapeError,
+    attach,
+    by_hand,
+    detach,
+    init_encoder,
+    merge,
+    unmerge,
+)
 from tlora_ref.by_hand import encoder as encoder_module
-from tlora_ref.by_hand import encoder_bwd, encoder_fwd, family, hidden_states, loss_and_grads, merge
+from tlora_ref.by_hand import encoder_bwd, encoder_fwd, hidden_states, loss_and_grads
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.by_hand.ops import cross_entropy_fwd
 from tlora_ref.counts import encoder_size
 from tlora_ref.gradcheck import complex_step_gradient
-from tlora_ref.loop import dropout_masks
-from tlora_ref.model import Model, adapter_arguments, encoder_shapes, padded_positions, unmerge, upper_layers
-from tlora_ref.registry import MATRICES, METHODS
+from tlora_ref.methods import MATRICES
+from tlora_ref.model import Model, adapter_arguments, encoder_shapes, padded_positions, upper_layers
+from tlora_ref.training import dropout_masks
 
 
 def tiny(seed=0, adapter=None, train_also=(), dtype=np.float64, **changes):
@@ -38,14 +51,14 @@ def tiny(seed=0, adapter=None, train_also=(), dtype=np.float64, **changes):
 def constant_norms(model):
     """Hold the column norms that DoRA and EDoRA take as constants at their values here: what the released methods
     do not differentiate, an oracle must not differentiate either."""
-    method = METHODS[model.adapter.method] if model.adapter else None
-    if method is None or not method.norm:
+    method = model.method
+    if method is None or method.constants_of is None:
         yield
         return
     W0s = {name: model.params[f"{name}.W"] for name in model.adapted}
-    held = {id(W0): method.column_norm(W0, **adapter_arguments(model, name)) for name, W0 in W0s.items()}
+    held = {id(W0): method.constants_of(W0, **adapter_arguments(model, name)) for name, W0 in W0s.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(family, f"{method.kernel or method.name}_norm", lambda W0_IO, **_: held[id(W0_IO)])
+        patch.setitem(METHODS, method.name, replace(method, constants_of=lambda W0_IO, **_: held[id(W0_IO)]))
         yield
 
 
@@ -214,7 +227,7 @@ def test_attaching_changes_no_logit_and_no_array(method):
 def test_merged_equals_unmerged_and_unmerging_is_exact(method, dtype, tolerance):
     model, inputs, _, mask = tiny(adapter=AdapterConfig(method, rank=3, targets=MATRICES, dropout=0.5), dtype=dtype)
     before = {name: a.copy() for name, a in model.params.items()}
-    merged = merge(model)
+    merged = merge(by_hand, model)
     logits, _ = encoder_fwd(model, inputs, mask)
     plain, _ = encoder_fwd(merged, inputs, mask)
     np.testing.assert_allclose(plain, logits, rtol=0, atol=tolerance * np.abs(logits).max())
@@ -247,10 +260,10 @@ def test_padding_does_not_reach_the_logits():
         (lambda m, x, k: attach(m, AdapterConfig(rank=1), ["hed.W"]), "train_also names 'hed.W'"),
         (lambda m, x, k: attach(m, AdapterConfig(rank=1), ["layers.0.query.W"]), "has no gradient"),
         (lambda m, x, k: attach(attach(m, AdapterConfig(rank=1)), AdapterConfig(rank=1)), "already has a tlora"),
-        (lambda m, x, k: merge(m), "no adapter"),
+        (lambda m, x, k: merge(by_hand, m), "no adapter"),
         (lambda m, x, k: unmerge(m), "nothing to unmerge"),
-        (lambda m, x, k: merge(merge(attach(m, AdapterConfig(rank=1)))), "already merged"),
-        (lambda m, x, k: detach(merge(attach(m, AdapterConfig(rank=1)))), "unmerge it"),
+        (lambda m, x, k: merge(by_hand, merge(by_hand, attach(m, AdapterConfig(rank=1)))), "already merged"),
+        (lambda m, x, k: detach(merge(by_hand, attach(m, AdapterConfig(rank=1)))), "unmerge it"),
         (lambda m, x, k: m.training(["nothing"]), "not in the model: nothing"),
         (lambda m, x, k: encoder_fwd(m, x[..., :2], k), r"shape \(3, 4, 2\), expected \(N, T, 3\)"),
         (lambda m, x, k: encoder_fwd(m, np.ones((1, 5, 3))), "T must be 1 to 4"),

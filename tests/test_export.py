@@ -14,9 +14,9 @@ from tlora_ref import AdapterConfig, InputError, attach, init_encoder
 from tlora_ref.__main__ import main
 from tlora_ref.by_autograd.inject import inject, merge
 from tlora_ref.by_hand import encoder as by_hand
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.checkpoint import adapter_of, save_adapter
 from tlora_ref.export import export_lora, lora_tensors
-from tlora_ref.registry import METHODS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # PEFT asks transformers for it

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_encoder import tiny
 
-from tlora_ref import AdapterConfig, EncoderConfig, InputError, TrainConfig, attach, init_encoder
-from tlora_ref.by_hand import adapters, encoder_fwd, family, loss_and_grads, merge, train
+from tlora_ref import AdapterConfig, EncoderConfig, InputError, TrainConfig, attach, by_hand, init_encoder, merge, train
 from tlora_ref.by_hand import encoder as encoder_module
+from tlora_ref.by_hand import encoder_fwd, loss_and_grads
+from tlora_ref.by_hand.methods import METHODS, dora, edora, lora, lora_fa, lora_xs, mtlora, tlora, vera
 from tlora_ref.counts import count, held
-from tlora_ref.init import DRAWS
-from tlora_ref.registry import BLOCKS, METHODS
+from tlora_ref.methods import BLOCKS, Site
 
 SEEDS = st.integers(0, 2**32 - 1)
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -50,7 +50,7 @@ def test_training_moves_what_trains_and_nothing_else(method):
     base, inputs, labels, _ = tiny()
     model = attach(base, config(method, dropout=0.1 if METHODS[method].keep else 0.0))
     before = {name: a.copy() for name, a in model.params.items()}
-    after, _ = train(model, inputs, labels, TrainConfig(epochs=4, batch_size=2, lr=1e-2))
+    after, _ = train(by_hand, model, inputs, labels, TrainConfig(epochs=4, batch_size=2, lr=1e-2))
     for name, array in before.items():
         np.testing.assert_array_equal(model.params[name], array)
         assert (after.params[name] != array).any() == (name in model.trained), name
@@ -83,7 +83,7 @@ def test_mtloras_zero_core_is_dead_for_icfm_and_ctcm(method):
 @pytest.mark.parametrize("method", MERGEABLE)
 def test_the_update_is_the_difference_merging_makes(method):
     model, inputs, _, mask = tiny(adapter=config(method))
-    merged = merge(model)
+    merged = merge(by_hand, model)
     for name in model.adapted:
         dW = encoder_module.delta_w(model, name)
         expected = model.params[f"{name}.W"] + dW
@@ -97,7 +97,7 @@ def test_the_update_is_the_difference_merging_makes(method):
 def test_what_is_not_linear_cannot_be_merged(method):
     model, _, _, _ = tiny(adapter=config(method))
     with pytest.raises(InputError, match=f"{method} cannot be merged"):
-        merge(model)
+        merge(by_hand, model)
 
 
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.additive])
@@ -150,34 +150,34 @@ def same(one, two, **keys):
 def test_mtlora_with_the_identity_as_core_is_lora(seed, form):
     x, W0, b, A, B, dy, _ = pieces(seed)
     D = {"ctcm": np.eye(3), "dtsm": np.zeros((3, 3))}.get(form)
-    y, cache = family.mtlora_linear_fwd(x, W0, b, A, B, np.eye(3), 0.5, D, form=form)
-    lora, lora_cache = adapters.lora_linear_fwd(x, W0, b, A, B, 0.5)
-    np.testing.assert_allclose(y, lora, rtol=1e-12, atol=1e-12)
-    same(family.mtlora_linear_bwd(dy, cache), adapters.lora_linear_bwd(dy, lora_cache), x="x", A="A", B="B")
+    y, cache = mtlora.mtlora_linear_fwd(x, W0, b, A, B, np.eye(3), 0.5, D, form=form)
+    plain, lora_cache = lora.lora_linear_fwd(x, W0, b, A, B, 0.5)
+    np.testing.assert_allclose(y, plain, rtol=1e-12, atol=1e-12)
+    same(mtlora.mtlora_linear_bwd(dy, cache), lora.lora_linear_bwd(dy, lora_cache), x="x", A="A", B="B")
 
 
 @given(SEEDS)
 def test_lora_xs_is_tlora_between_singular_vectors_with_alpha_fixed(seed):
     x, W0, b, _, _, dy, r = pieces(seed)
-    arrays = DRAWS["lora_xs"]("m", W0, AdapterConfig("lora_xs", rank=3))
+    arrays = lora_xs.lora_xs_draw(Site("m", *W0.shape, 3), W0, AdapterConfig("lora_xs", rank=3))
     M = r.standard_normal((3, 3))
-    y, cache = family.tri_linear_fwd(x, W0, b, arrays["A"], M, arrays["C"], 0.5, trains=("M",))
-    tlora, tlora_cache = adapters.tlora_linear_fwd(x, W0, b, arrays["A"], M, arrays["C"], 0.5)
-    np.testing.assert_allclose(y, tlora, rtol=1e-11, atol=1e-11)
-    same(family.tri_linear_bwd(dy, cache), adapters.tlora_linear_bwd(dy, tlora_cache), x="x", M="B")
+    y, cache = lora_xs.tri_linear_fwd(x, W0, b, arrays["A"], M, arrays["C"], 0.5, trains=("M",))
+    core, tlora_cache = tlora.tlora_linear_fwd(x, W0, b, arrays["A"], M, arrays["C"], 0.5)
+    np.testing.assert_allclose(y, core, rtol=1e-11, atol=1e-11)
+    same(lora_xs.tri_linear_bwd(dy, cache), tlora.tlora_linear_bwd(dy, tlora_cache), x="x", M="B")
 
 
 @given(SEEDS)
 def test_edora_at_its_own_column_norms_is_lora_xs(seed):
     x, W0, b, A, C, dy, r = pieces(seed)
     M = r.standard_normal((3, 3))
-    norm = family.edora_norm(W0, A, M, C, None, 0.5)
-    y, cache = family.edora_linear_fwd(x, W0, b, A, M, C, norm, 0.5, norm)
-    plain, plain_cache = family.tri_linear_fwd(x, W0, b, A, M, C, 0.5, trains=("M",))
+    norm = edora.edora_constants(W0, A, M, C, None, 0.5)["norm_O"]
+    y, cache = edora.edora_linear_fwd(x, W0, b, A, M, C, norm, 0.5, norm)
+    plain, plain_cache = lora_xs.tri_linear_fwd(x, W0, b, A, M, C, 0.5, trains=("M",))
     np.testing.assert_allclose(y, plain, rtol=1e-12, atol=1e-12)
-    same(family.edora_linear_bwd(dy, cache), family.tri_linear_bwd(dy, plain_cache), x="x", M="M")
+    same(edora.edora_linear_bwd(dy, cache), lora_xs.tri_linear_bwd(dy, plain_cache), x="x", M="M")
     np.testing.assert_allclose(
-        family.edora_delta_w(W0, A, M, C, norm, 0.5), family.tri_delta_w(W0, A, M, C, 0.5), rtol=1e-9, atol=1e-9
+        edora.edora_delta_w(W0, A, M, C, norm, 0.5), lora_xs.tri_delta_w(W0, A, M, C, 0.5), rtol=1e-9, atol=1e-9
     )
 
 
@@ -185,10 +185,10 @@ def test_edora_at_its_own_column_norms_is_lora_xs(seed):
 def test_vera_is_the_tri_matrix_form_with_diagonal_factors(seed):
     x, W0, b, A, B, dy, r = pieces(seed)
     d, e = r.standard_normal(3), r.standard_normal(5)
-    y, cache = family.vera_linear_fwd(x, W0, b, A, B, d, e)
-    tri, tri_cache = family.tri_linear_fwd(x, W0, b, A, np.diag(d), B * e, 1.0)
+    y, cache = vera.vera_linear_fwd(x, W0, b, A, B, d, e)
+    tri, tri_cache = lora_xs.tri_linear_fwd(x, W0, b, A, np.diag(d), B * e, 1.0)
     np.testing.assert_allclose(y, tri, rtol=1e-11, atol=1e-11)
-    grads, tri_grads = family.vera_linear_bwd(dy, cache), family.tri_linear_bwd(dy, tri_cache)
+    grads, tri_grads = vera.vera_linear_bwd(dy, cache), lora_xs.tri_linear_bwd(dy, tri_cache)
     same(grads, tri_grads, x="x")
     np.testing.assert_allclose(grads["lambda_d"], np.diag(tri_grads["M"]), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(grads["lambda_b"], (tri_grads["C"] * B).sum(axis=0), rtol=1e-9, atol=1e-9)
@@ -197,10 +197,10 @@ def test_vera_is_the_tri_matrix_form_with_diagonal_factors(seed):
 @given(SEEDS)
 def test_lora_fa_is_lora_without_dA(seed):
     x, W0, b, A, B, dy, _ = pieces(seed)
-    y, cache = family.lora_fa_linear_fwd(x, W0, b, A, B, 0.5)
-    lora, lora_cache = adapters.lora_linear_fwd(x, W0, b, A, B, 0.5)
-    np.testing.assert_array_equal(y, lora)
-    same(family.lora_fa_linear_bwd(dy, cache), adapters.lora_linear_bwd(dy, lora_cache), x="x", B="B")
+    y, cache = lora_fa.lora_fa_linear_fwd(x, W0, b, A, B, 0.5)
+    plain, lora_cache = lora.lora_linear_fwd(x, W0, b, A, B, 0.5)
+    np.testing.assert_array_equal(y, plain)
+    same(lora_fa.lora_fa_linear_bwd(dy, cache), lora.lora_linear_bwd(dy, lora_cache), x="x", B="B")
     assert not any(part is x for part in cache)
     assert any(part is x for part in lora_cache)
 
@@ -215,9 +215,9 @@ def test_the_full_dora_gradient_is_orthogonal_to_each_column_and_the_detached_on
     r = np.random.default_rng(seed)
     V, dy, m = r.standard_normal((4, 5)), r.standard_normal((4, 5)), 0.5 + r.random(5)
     zero, eye = np.zeros((4, 5)), np.eye(4)
-    norm = family.column_norm_fwd(V)[0]
-    full = family.dora_linear_bwd(dy, family.dora_linear_fwd(eye, zero, None, eye, V, m, 1.0)[1])
-    detached = family.dora_linear_bwd(dy, family.dora_linear_fwd(eye, zero, None, eye, V, m, 1.0, norm)[1])
+    norm = dora.column_norm_fwd(V)[0]
+    full = dora.dora_linear_bwd(dy, dora.dora_linear_fwd(eye, zero, None, eye, V, m, 1.0)[1])
+    detached = dora.dora_linear_bwd(dy, dora.dora_linear_fwd(eye, zero, None, eye, V, m, 1.0, norm)[1])
     np.testing.assert_allclose((V * full["B"]).sum(axis=0), 0, atol=1e-12 * (1 + np.abs(detached["B"]).max()))
     assert (np.abs((V * detached["B"]).sum(axis=0)) > 1e-9).any()
     same(full, detached, x="x", magnitude="magnitude")
@@ -227,23 +227,23 @@ def test_the_full_dora_gradient_is_orthogonal_to_each_column_and_the_detached_on
 def test_mtloras_two_summands_get_the_same_gradient_and_icfm_a_symmetric_core(seed):
     x, W0, b, A, B, dy, r = pieces(seed)
     C, D = r.standard_normal((2, 3, 3))
-    grads = family.mtlora_linear_bwd(dy, family.mtlora_linear_fwd(x, W0, b, A, B, C, 0.5, D, form="dtsm")[1])
+    grads = mtlora.mtlora_linear_bwd(dy, mtlora.mtlora_linear_fwd(x, W0, b, A, B, C, 0.5, D, form="dtsm")[1])
     np.testing.assert_array_equal(grads["C"], grads["D"])
-    M = family.mtlora_core_fwd(C, form="icfm")[0]
+    M = mtlora.mtlora_core_fwd(C, form="icfm")[0]
     np.testing.assert_allclose(M, M.T, rtol=1e-12)
     assert np.linalg.eigvalsh(M).min() > -1e-12
 
 
 def test_lora_xs_starts_from_the_top_singular_directions():
     W0 = np.random.default_rng(0).standard_normal((7, 5))
-    arrays = DRAWS["lora_xs"]("m", W0, AdapterConfig("lora_xs", rank=3))
+    arrays = lora_xs.lora_xs_draw(Site("m", *W0.shape, 3), W0, AdapterConfig("lora_xs", rank=3))
     A, C = arrays["A"], arrays["C"]
     singular = np.linalg.svd(W0, compute_uv=False)
     np.testing.assert_allclose(C @ C.T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(A.T @ A, np.diag(singular[:3] ** 2), atol=1e-12)
     # M = diag(t): the singular values of W0 + A M C are s_i (1 + t_i) on the top block
     t = np.array([0.3, 0.2, 0.1])
-    after = np.linalg.svd(W0 + family.tri_delta_w(W0, A, np.diag(t), C, 1.0), compute_uv=False)
+    after = np.linalg.svd(W0 + lora_xs.tri_delta_w(W0, A, np.diag(t), C, 1.0), compute_uv=False)
     np.testing.assert_allclose(after, [*(singular[:3] * (1 + t)), *singular[3:]], rtol=1e-12)
 
 
@@ -251,7 +251,7 @@ def test_bottlenecks_sit_where_they_are_put_and_nowhere_else():
     base, inputs, _, mask = tiny()
     for block in BLOCKS:
         model = attach(base, config("adapter_h", targets=(block,), layers=(1,)))
-        assert model.adapted == {f"layers.1.{block}"}
+        assert set(model.adapted) == {f"layers.1.{block}"}
         moved = model.with_params({f"layers.1.{block}.up_b": np.arange(6.0)})
         assert (encoder_fwd(moved, inputs, mask)[0] != encoder_fwd(base, inputs, mask)[0]).all()
     with pytest.raises(InputError, match="unknown target 'query' for adapter_h, expected some of attn_block"):

@@ -15,14 +15,14 @@ from scipy.special import erfc
 from strategies import cases
 
 from tlora_ref import InputError
+from tlora_ref.by_hand.kernels import KERNELS
 from tlora_ref.gradcheck import ORACLES, GradientError, check
 from tlora_ref.gradcheck.arithmetic import DIGITS, to_fractions, to_mpmath
 from tlora_ref.gradcheck.oracles import Line, OracleError, central, complex_step, exact, gradient, in_mpmath, richardson
 from tlora_ref.gradcheck.point import PROTOCOL
-from tlora_ref.registry import OPS
 from tlora_ref.verification.scenarios import DIFFERENT, SQUARE, draw_case, encoder_loss, scenarios
 
-TLORA = OPS["tlora_linear"]
+TLORA = KERNELS["tlora_linear"]
 
 
 def point(size=DIFFERENT, lead=(5,), **changes):
@@ -56,7 +56,7 @@ def protocol(report):
 # --- right gradients pass ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+@pytest.mark.parametrize("op", KERNELS.values(), ids=list(KERNELS))
 def test_every_kernel_passes_every_oracle_in_both_modes(op):
     args = dict(scenarios(op))["different sizes"].args
     for oracle in ("auto", *ORACLES, "torch"):
@@ -68,7 +68,7 @@ def test_every_kernel_passes_every_oracle_in_both_modes(op):
                 assert max(r.ratio for r in report.rows) < 0.1, (oracle, mode)
 
 
-@pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+@pytest.mark.parametrize("op", KERNELS.values(), ids=list(KERNELS))
 def test_no_false_alarm_over_the_ranges_that_find_bugs(op):
     @settings(max_examples=15)
     @given(case=cases(op, scales=(1e-3, 1.0, 1e3)), seed=st.integers(0, 2**16))
@@ -151,7 +151,7 @@ def test_a_transpose_and_a_swap_are_named():
     assert (
         row(tlora(replaced("B", lambda g: g.T.copy()), square), "B_RS").note == "hand is the transpose of the gradient"
     )
-    op, heads = OPS["attention"], {"heads": 2}
+    op, heads = KERNELS["attention"], {"heads": 2}
     args = dict(zip(("q_NTD", "k_NTD", "v_NTD"), np.random.default_rng(0).standard_normal((3, 5, 4, 6)), strict=True))
 
     def swapped(dout, cache):

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from tlora_ref import AdapterConfig, EncoderConfig, attach, init_encoder
-from tlora_ref.init import factor_stds, lora_arrays, stream, tlora_arrays
+from tlora_ref.by_hand.methods.lora import lora_draw
+from tlora_ref.by_hand.methods.tlora import factor_stds, tlora_draw
+from tlora_ref.draws import stream
+from tlora_ref.methods import Site
 
 
 @pytest.mark.parametrize(
@@ -15,7 +18,7 @@ from tlora_ref.init import factor_stds, lora_arrays, stream, tlora_arrays
     ],
 )
 def test_the_standard_deviations_of_both_fan_in_rules(rule, stds):
-    arrays = tlora_arrays("m", np.zeros((512, 1024)), AdapterConfig(rank=32, init=rule))
+    arrays = tlora_draw(Site("m", 512, 1024, 32), np.zeros((512, 1024)), AdapterConfig(rank=32, init=rule))
     assert factor_stds(rule, 512, 1024, 32) == pytest.approx(stds)
     for name, std in zip("AC", stds, strict=True):
         # the standard deviation of n normal draws is known to std / sqrt(2 n)
@@ -39,7 +42,7 @@ def test_torchs_kaiming_normal_on_the_released_shapes_gives_the_same_scale():
 
 
 def test_lora_starts_uniform_in_one_over_sqrt_fan_in():
-    arrays = lora_arrays("m", np.zeros((400, 30)), AdapterConfig("lora", rank=8))
+    arrays = lora_draw(Site("m", 400, 30, 8), np.zeros((400, 30)), AdapterConfig("lora", rank=8))
     assert np.abs(arrays["A"]).max() <= 0.05
     assert np.abs(arrays["A"]).max() > 0.0499
     assert abs(arrays["A"].std() - 0.05 / np.sqrt(3)) < 1e-3

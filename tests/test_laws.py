@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlora_ref.by_hand import adapters
+from tlora_ref.by_hand.methods import lora, tlora
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -20,8 +20,8 @@ def layer(seed, I=7, O=5, R=3, S=4, alpha=-1.7, keep=True):
 
 
 def run(args, dy):
-    y, cache = adapters.tlora_linear_fwd(**args)
-    return y, adapters.tlora_linear_bwd(dy, cache)
+    y, cache = tlora.tlora_linear_fwd(**args)
+    return y, tlora.tlora_linear_bwd(dy, cache)
 
 
 @given(SEEDS, st.sampled_from([1.7, -0.6, 1.0, -1.0, 0.0]), st.booleans())
@@ -69,8 +69,8 @@ def drift(eta, steps):
     args["B_RS"] = 0.1 * args["B_RS"]
     start = args["alpha"] ** 2 - (args["B_RS"] ** 2).sum()
     for _ in range(steps):
-        y, cache = adapters.tlora_linear_fwd(**args)
-        grads = adapters.tlora_linear_bwd((y - target) / 30, cache)
+        y, cache = tlora.tlora_linear_fwd(**args)
+        grads = tlora.tlora_linear_bwd((y - target) / 30, cache)
         args["B_RS"] = args["B_RS"] - eta * grads["B"]
         args["alpha"] = args["alpha"] - eta * grads["alpha"]
     return abs(args["alpha"] ** 2 - (args["B_RS"] ** 2).sum() - start)
@@ -96,7 +96,7 @@ def test_gradient_flow_conserves_alpha_squared_minus_B_squared():
 def test_the_update_has_rank_r_and_lives_between_A_and_C(seed):
     args, _ = layer(seed, I=9, O=8, R=2, S=3)
     names = ("W0_IO", "A_IR", "B_RS", "C_SO", "alpha")
-    dW = adapters.tlora_delta_w(*(args[n] for n in names))
+    dW = tlora.tlora_delta_w(*(args[n] for n in names))
     A, C = args["A_IR"], args["C_SO"]
     assert np.linalg.matrix_rank(dW, tol=1e-9 * np.linalg.norm(dW)) == 2
     columns = A @ np.linalg.lstsq(A, dW, rcond=None)[0]
@@ -122,7 +122,7 @@ def test_the_subspace_captures_r_squared_over_dd_of_an_isotropic_target():
 def test_evaluation_is_a_plain_linear_layer_with_W0_plus_dW(seed):
     args, dy = layer(seed, keep=False)
     y, grads = run(args, dy)
-    dW = adapters.tlora_delta_w(*(args[n] for n in ("W0_IO", "A_IR", "B_RS", "C_SO", "alpha")))
+    dW = tlora.tlora_delta_w(*(args[n] for n in ("W0_IO", "A_IR", "B_RS", "C_SO", "alpha")))
     W = args["W0_IO"] + dW
     np.testing.assert_allclose(y, args["x_NI"] @ W + args["b_O"], rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(grads["x"], dy @ W.T, rtol=1e-11, atol=1e-11)
@@ -132,15 +132,15 @@ def test_evaluation_is_a_plain_linear_layer_with_W0_plus_dW(seed):
 def test_a_tlora_layer_is_a_lora_layer(seed):
     """Down factor A, up factor alpha B C, scale 1: equal in exact arithmetic, here to rounding."""
     args, _ = layer(seed, keep=False)
-    y, _ = adapters.tlora_linear_fwd(**args)
+    y, _ = tlora.tlora_linear_fwd(**args)
     up = args["alpha"] * args["B_RS"] @ args["C_SO"]
-    lora, _ = adapters.lora_linear_fwd(args["x_NI"], args["W0_IO"], args["b_O"], args["A_IR"], up, 1.0)
-    np.testing.assert_allclose(y, lora, rtol=1e-11, atol=1e-11)
+    same, _ = lora.lora_linear_fwd(args["x_NI"], args["W0_IO"], args["b_O"], args["A_IR"], up, 1.0)
+    np.testing.assert_allclose(y, same, rtol=1e-11, atol=1e-11)
 
 
 def test_the_cache_keeps_u_and_the_frozen_arrays_and_nothing_large_but_the_mask():
     args, _ = layer(0, I=40, O=50)
-    _, cache = adapters.tlora_linear_fwd(**args)
+    _, cache = tlora.tlora_linear_fwd(**args)
     kept = [a for a in cache if isinstance(a, np.ndarray)]
     given_arrays = [args[n] for n in ("W0_IO", "A_IR", "B_RS", "C_SO", "alpha", "keep_NO")]
     new = [a for a in kept if not any(a is g for g in given_arrays)]
@@ -152,7 +152,7 @@ def test_the_cache_keeps_u_and_the_frozen_arrays_and_nothing_large_but_the_mask(
 def test_a_transposed_B_is_a_shape_error():
     args, _ = layer(0)
     with pytest.raises(ValueError, match=r"B_RS has shape \(4, 3\), so R = 4, but A_IR has shape \(7, 3\), so R = 3"):
-        adapters.tlora_linear_fwd(**{**args, "B_RS": args["B_RS"].T})
+        tlora.tlora_linear_fwd(**{**args, "B_RS": args["B_RS"].T})
 
 
 # --- LoRA ---------------------------------------------------------------------------------------------
@@ -164,19 +164,19 @@ def test_lora_is_invariant_to_a_change_of_basis_and_balances_its_factors(seed):
     r = np.random.default_rng(seed)
     x, W0, A, B, dy = (r.standard_normal(s) for s in ((6, 7), (7, 5), (7, 3), (3, 5), (6, 5)))
     M = np.eye(3) + 0.2 * r.standard_normal((3, 3))
-    y, cache = adapters.lora_linear_fwd(x, W0, None, A, B, 0.5)
-    same, _ = adapters.lora_linear_fwd(x, W0, None, A @ M, np.linalg.solve(M, B), 0.5)
+    y, cache = lora.lora_linear_fwd(x, W0, None, A, B, 0.5)
+    same, _ = lora.lora_linear_fwd(x, W0, None, A @ M, np.linalg.solve(M, B), 0.5)
     np.testing.assert_allclose(same, y, rtol=1e-9, atol=1e-9)
-    grads = adapters.lora_linear_bwd(dy, cache)
+    grads = lora.lora_linear_bwd(dy, cache)
     np.testing.assert_allclose(A.T @ grads["A"], grads["B"] @ B.T, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(x @ (W0 + adapters.lora_delta_w(W0, A, B, 0.5)), y, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(x @ (W0 + lora.lora_delta_w(W0, A, B, 0.5)), y, rtol=1e-10, atol=1e-10)
 
 
 def test_lora_at_the_start_trains_B_only():
     r = np.random.default_rng(0)
     x, W0, A, dy = (r.standard_normal(s) for s in ((6, 7), (7, 5), (7, 3), (6, 5)))
-    y, cache = adapters.lora_linear_fwd(x, W0, None, A, np.zeros((3, 5)), 1.0)
-    grads = adapters.lora_linear_bwd(dy, cache)
+    y, cache = lora.lora_linear_fwd(x, W0, None, A, np.zeros((3, 5)), 1.0)
+    grads = lora.lora_linear_bwd(dy, cache)
     np.testing.assert_array_equal(y, x @ W0)
     assert not grads["A"].any()
     assert grads["B"].all()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlora_ref.by_hand import ops
+from tlora_ref.by_hand import fast, ops
 from tlora_ref.shapes import InputError, ShapeError
 
 rng = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def test_a_repeated_token_collects_all_its_gradients():
         (lambda: ops.cross_entropy_fwd(np.ones((0, 3)), np.zeros(0, int)), "a mean over no rows"),
         (lambda: ops.attention_fwd(*np.ones((3, 2, 6)), 4), "4 heads do not divide"),
         (lambda: ops.softmax_fwd(np.ones((2, 3)), np.ones((2, 3))), "dtype float64, expected bool"),
-        (lambda: ops.softmax_fwd(np.ones((2, 3)), np.ones((2, 4), bool)), r"\(2, 4\), which does not broadcast"),
+        (lambda: ops.softmax_fwd(np.ones((2, 3)), np.ones((2, 4), bool)), r"mask_NV has shape \(2, 4\), so V = 4"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -154,4 +154,4 @@ def test_sums_and_maxima_of_rows(seed, shape):
     a, b = rng.standard_normal(shape), rng.standard_normal(shape)
     np.testing.assert_allclose(ops.row_sum(a), a.sum(axis=-1, keepdims=True), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(ops.row_sum(a, b), (a * b).sum(axis=-1, keepdims=True), rtol=1e-12, atol=1e-12)
-    assert np.array_equal(ops.row_max(a.T if a.ndim == 2 else a), (a.T if a.ndim == 2 else a).max(-1, keepdims=True))
+    assert np.array_equal(fast.row_max(a.T if a.ndim == 2 else a), (a.T if a.ndim == 2 else a).max(-1, keepdims=True))

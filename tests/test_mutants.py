@@ -14,14 +14,15 @@ from strategies import LEADS, cases, draw_case, sizes
 
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
+from tlora_ref.by_hand.kernels import KERNELS
 from tlora_ref.gradcheck import check
-from tlora_ref.registry import OPS, Op
+from tlora_ref.methods import Kernel
 from tlora_ref.verification import scorers
 from tlora_ref.verification.mutants import ALL, BUGS, CONDITIONS, CONTROLS, FAMILIES, Mutant, holds, mutant
 from tlora_ref.verification.scenarios import encoder_loss, encoder_scenarios
 from tlora_ref.verification.scorers import CHECKERS, clean, problems, score
 
-of_a_kernel = [m for m in ALL if m.op in OPS]
+of_a_kernel = [m for m in ALL if m.op in KERNELS]
 by_name = {"ids": lambda m: m.name}
 
 
@@ -32,7 +33,7 @@ def test_every_kernel_has_bugs_and_every_name_is_taken_once():
     assert len(BUGS) >= 60
     assert len(CONTROLS) >= 5
     assert len({m.name for m in ALL}) == len(ALL)
-    assert {m.op for m in BUGS} >= {*OPS, "encoder"}
+    assert {m.op for m in BUGS} >= {*KERNELS, "encoder"}
     assert {condition for m in ALL for condition in m.visible} == set(CONDITIONS)
     assert all(m.equivalent == (m in CONTROLS) for m in ALL)
     assert "control" not in FAMILIES
@@ -113,11 +114,11 @@ def points(op):
             yield case, outcome(op.fwd, op.bwd, case.args, np.asarray(case.cotangent()))
 
 
-@pytest.mark.parametrize("name", list(OPS))
+@pytest.mark.parametrize("name", list(KERNELS))
 def test_bugs_differ_exactly_under_their_conditions(name):
     """Where all conditions hold the gradients differ; for each of them there is a point where it alone fails and
     the gradients agree. Nowhere do the forwards differ, or the gradients of a control."""
-    drawn = list(points(OPS[name]))
+    drawn = list(points(KERNELS[name]))
     for m in (m for m in of_a_kernel if m.op == name):
         needed, shown = {c for c in m.visible if c not in ("the second call", "cotangent != 1")}, 0
         for case, right in drawn:
@@ -133,7 +134,7 @@ def test_bugs_differ_exactly_under_their_conditions(name):
         assert not needed, (m.name, needed)
 
 
-@pytest.mark.parametrize("m", [m for m in ALL if m.op not in OPS], **by_name)
+@pytest.mark.parametrize("m", [m for m in ALL if m.op not in KERNELS], **by_name)
 def test_bugs_of_the_encoder_differ(m):
     """At every scenario of the method the loss is the same, and a gradient is not where the conditions hold."""
     method = m.op.removeprefix("encoder").lstrip("_") or "tlora"
@@ -165,7 +166,7 @@ def test_the_projects_checker_finds_every_bug_and_rejects_no_control():
     assert len(found.killed) + len(found.survived) == len(ALL)
 
 
-class Exchanged(Op):
+class Exchanged(Kernel):
     """A row of the registry with another forward and backward."""
 
     pair = None
@@ -199,7 +200,7 @@ def no_shrinking():
 
 def broken_law(m):
     """The name of the first law of tests/test_kernels.py that the mutant breaks."""
-    row = Exchanged(**{f.name: getattr(OPS[m.op], f.name) for f in dataclasses.fields(Op)})
+    row = Exchanged(**{f.name: getattr(KERNELS[m.op], f.name) for f in dataclasses.fields(Kernel)})
     object.__setattr__(row, "pair", m.pair())
     for law in LAWS:
         try:
@@ -210,7 +211,7 @@ def broken_law(m):
 
 
 @pytest.mark.usefixtures("no_shrinking")
-@pytest.mark.parametrize("name", list(OPS))
+@pytest.mark.parametrize("name", list(KERNELS))
 def test_the_property_suite_finds_every_bug_and_rejects_no_control(name):
     for m in (m for m in of_a_kernel if m.op == name):
         assert (broken_law(m) is None) == m.equivalent, m.name
@@ -236,7 +237,7 @@ def test_a_checker_is_scored_by_what_it_does():
 
 
 def cheap(m):
-    return m.op in OPS
+    return m.op in KERNELS
 
 
 @pytest.mark.parametrize("name", list(CHECKERS))
@@ -246,7 +247,7 @@ def test_every_checker_accepts_right_gradients_and_finds_a_sign(name):
     for problem in problems(sign.op, sign.pair(), "generic"):
         assert not problem.accepted_by(CHECKERS[name])
     for op in ("tlora_linear", "layer_norm", "attention", "cross_entropy"):
-        for problem in problems(op, (OPS[op].fwd, OPS[op].bwd), "generic"):
+        for problem in problems(op, (KERNELS[op].fwd, KERNELS[op].bwd), "generic"):
             assert problem.accepted_by(CHECKERS[name]), op
 
 
@@ -276,7 +277,7 @@ def assert_no_alarm(data, examples):
     """Every registry row, at points as wide as those that found every bug."""
 
     @settings(max_examples=examples)
-    @given(case=st.sampled_from(list(OPS.values())).flatmap(lambda op: cases(op, data)))
+    @given(case=st.sampled_from(list(KERNELS.values())).flatmap(lambda op: cases(op, data)))
     def run(case):
         report = check(case.op.fwd, case.op.bwd, case.args, wrt=tuple(case.differentiable), seed=case.seed)
         assert report.ok, (case.op.name, report.table())

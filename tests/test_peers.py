@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tlora_ref.by_hand import adapters, family
+from tlora_ref.by_hand.methods import dora, lora, vera
 
 N, I, O, R, SCALE = 6, 7, 5, 3, 2.0
 
@@ -91,7 +91,7 @@ def test_lora_is_pefts():
     with torch.no_grad():
         A.copy_(tensor(given["A"].T))
         B.copy_(tensor(given["B"].T))
-    mine = by_hand(adapters.lora_linear_fwd, adapters.lora_linear_bwd, given, given["A"], given["B"], SCALE)
+    mine = by_hand(lora.lora_linear_fwd, lora.lora_linear_bwd, given, given["A"], given["B"], SCALE)
     assert_equal(mine, run(layer, given, {"A": A, "B": B}))
 
 
@@ -103,7 +103,7 @@ def test_lora_is_loralibs():
         layer.bias.copy_(tensor(given["b"]))
         layer.lora_A.copy_(tensor(given["A"].T))
         layer.lora_B.copy_(tensor(given["B"].T))
-    mine = by_hand(adapters.lora_linear_fwd, adapters.lora_linear_bwd, given, given["A"], given["B"], SCALE)
+    mine = by_hand(lora.lora_linear_fwd, lora.lora_linear_bwd, given, given["A"], given["B"], SCALE)
     assert_equal(mine, run(layer, given, {"A": layer.lora_A, "B": layer.lora_B}))
 
 
@@ -117,11 +117,11 @@ def test_dora_with_the_norm_detached_is_pefts():
         A.copy_(tensor(given["A"].T))
         B.copy_(tensor(given["B"].T))
         magnitude.copy_(tensor(given["m"]))
-    norm = family.dora_norm(given["W0"], given["A"], given["B"], given["m"], SCALE)
+    norm = dora.dora_constants(given["W0"], given["A"], given["B"], given["m"], SCALE)["norm_O"]
     args = given["A"], given["B"], given["m"], SCALE, norm
-    mine = by_hand(family.dora_linear_fwd, family.dora_linear_bwd, given, *args)
+    mine = by_hand(dora.dora_linear_fwd, dora.dora_linear_bwd, given, *args)
     assert_equal(mine, run(layer, given, {"A": A, "B": B, "magnitude": magnitude}))
-    full = by_hand(family.dora_linear_fwd, family.dora_linear_bwd, given, *args[:-1])
+    full = by_hand(dora.dora_linear_fwd, dora.dora_linear_bwd, given, *args[:-1])
     assert np.abs(full[1]["B"] - mine[1]["B"]).max() > 1e-3
 
 
@@ -134,7 +134,7 @@ def test_doras_merged_weight_is_pefts():
         layer.lora_B["default"].weight.copy_(tensor(given["B"].T))
         layer.lora_magnitude_vector["default"].weight.copy_(tensor(given["m"]))
     layer.merge()
-    mine = given["W0"] + family.dora_delta_w(given["W0"], given["A"], given["B"], given["m"], SCALE)
+    mine = given["W0"] + dora.dora_delta_w(given["W0"], given["A"], given["B"], given["m"], SCALE)
     np.testing.assert_allclose(layer.base_layer.weight.detach().numpy().T, mine, rtol=0, atol=1e-12)
 
 
@@ -148,7 +148,7 @@ def test_vera_is_pefts():
         d.copy_(tensor(given["d"]))
         e.copy_(tensor(given["e"]))
     args = given["A"], given["B"], given["d"], given["e"]
-    mine = by_hand(family.vera_linear_fwd, family.vera_linear_bwd, given, *args)
+    mine = by_hand(vera.vera_linear_fwd, vera.vera_linear_bwd, given, *args)
     assert_equal(mine, run(layer, given, {"lambda_d": d, "lambda_b": e}))
 
 
@@ -165,8 +165,6 @@ def test_pefts_lora_starts_in_the_interval_ours_does():
 def test_another_set_of_numbers_would_not_pass(seed):
     """The comparison can fail: other numbers on one side are seen."""
     one, other = numbers(seed), numbers(seed + 10)
-    mine, theirs = (
-        by_hand(adapters.lora_linear_fwd, adapters.lora_linear_bwd, g, g["A"], g["B"], SCALE) for g in (one, other)
-    )
+    mine, theirs = (by_hand(lora.lora_linear_fwd, lora.lora_linear_bwd, g, g["A"], g["B"], SCALE) for g in (one, other))
     with pytest.raises(AssertionError):
         assert_equal(mine, theirs)

@@ -20,14 +20,13 @@ from transformers import (
     RobertaModel,
 )
 
-from tlora_ref import AdapterConfig, InputError, TrainConfig, attach
+from tlora_ref import AdapterConfig, InputError, TrainConfig, attach, by_autograd, by_hand, train
 from tlora_ref.by_autograd import to_torch
-from tlora_ref.by_autograd import train as torch_train
 from tlora_ref.by_autograd.inject import adapted, inject
-from tlora_ref.by_hand import encoder_fwd, hidden_states, load_pretrained, loss_and_grads, train
+from tlora_ref.by_hand import encoder_fwd, hidden_states, load_pretrained, loss_and_grads
 from tlora_ref.by_hand.encoder import load_pretrained as load_pretrained_of_encoder
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.model import encoder_shapes, upper_layers
-from tlora_ref.registry import METHODS
 
 SIZE = {
     "vocab_size": 23,
@@ -280,9 +279,9 @@ def test_upper_layers_on_hidden_states_train_as_the_whole_model_does(saved):
     config = TrainConfig(epochs=4, batch_size=3, lr=3e-2)
     upper = upper_layers(base, 1)
     x_NTD = hidden_states(base, ids, mask, types, layer=1)
-    whole = train(attach(base, adapter), ids, labels, config, mask, (ids, labels, mask, types), types_NT=types)
-    cached = train(attach(upper, adapter), x_NTD, labels, config, mask, (x_NTD, labels, mask))
-    twin = torch_train(to_torch(attach(base, adapter)), ids, labels, config, mask,
+    whole = train(by_hand, attach(base, adapter), ids, labels, config, mask, (ids, labels, mask, types), types_NT=types)
+    cached = train(by_hand, attach(upper, adapter), x_NTD, labels, config, mask, (x_NTD, labels, mask))
+    twin = train(by_autograd, to_torch(attach(base, adapter)), ids, labels, config, mask,
                        (ids, labels, mask, types), types_NT=types)  # fmt: skip
     for model, history in (cached, twin):
         np.testing.assert_allclose(history.loss, whole[1].loss, rtol=1e-9)

@@ -10,7 +10,7 @@ from tlora_ref.__main__ import main
 from tlora_ref.lab.data import Part
 from tlora_ref.lab.digits import ENCODER, Plan, Setup, Task, adapt
 from tlora_ref.lab.jobs import demo
-from tlora_ref.room import ByAutograd, ByHand
+from tlora_ref.lab.rooms import ByAutograd, ByHand
 
 
 @pytest.mark.parametrize(

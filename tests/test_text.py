@@ -14,9 +14,9 @@ from tlora_ref.__main__ import main
 from tlora_ref.by_hand import encoder_fwd, hidden_states, load_pretrained
 from tlora_ref.lab.digits import Task
 from tlora_ref.lab.jobs import text
+from tlora_ref.lab.rooms import ByAutograd, ByHand
 from tlora_ref.lab.text_pairs import following, load_pairs, make_pairs
 from tlora_ref.model import upper_layers
-from tlora_ref.room import ByAutograd, ByHand
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tlora_ref import EncoderConfig
 from tlora_ref.by_autograd.inject import adapted
-from tlora_ref.registry import METHODS
+from tlora_ref.by_hand.methods import METHODS
 
 ON_MATRICES = [name for name, method in METHODS.items() if method.on_matrices]
 """The methods that sit on linear layers."""

@@ -1,23 +1,26 @@
 """tlora_ref: TLoRA (arXiv 2504.18735) from scratch, W' = W0 + alpha * A @ B @ C with only B and alpha trained.
 
 The rooms:
-    by_hand/       NumPy, with every gradient written out; imports no torch
+    by_hand/       NumPy, with every gradient written out; imports no torch. Start at by_hand/methods/tlora.py
     by_autograd/   PyTorch, forward only, and TLoRA in any torch model
     gradcheck/     oracles and a checker for anyone's gradients
     verification/  the gradients of this project, checked, and seeded bugs that test the checker
     lab/           the experiments, and the jobs that ``python -m tlora_ref JOB`` runs
     course/        the exercises of the tutorials, and their graders
 Shared by all rooms:
-    shapes.py        the table of dimension letters
-    methods.py       what a method is, and the table of all
+    shapes.py        the table of dimension letters, and the decorator that checks arrays by their names
+    methods.py       what a kernel and an adapter method are, as data
     config.py        what can be chosen
     model.py         arrays by name, and which of them train
-    init.py          seeded draws of every weight
+    draws.py         seeded draws, a stream for every array
+    init.py          a fresh encoder; an adapter attached and detached
     counts.py        how many numbers a method trains, stores and keeps in the optimizer
+    room.py          what a room offers to the code that both share
     training.py      the one loop: batches, masks, learning rate and history
+    merging.py       merge, unmerge and fold
     paper.py         what the paper and its released code claim
     known.py         the shapes of well-known models
-    adapter_file.py  the format of an adapter file
+    checkpoint.py    adapter files
     export.py        an adapter as a LoRA for PEFT
     files.py         files and folders that are whole or absent
     targets.py       modules chosen by name
@@ -27,10 +30,14 @@ Shared by all rooms:
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.
 """
 
+# by_hand comes first: config knows the methods by name, and their pages are in there
+from . import by_hand
 from .config import AdapterConfig, EncoderConfig, TrainConfig
 from .init import attach, detach, init_encoder
+from .merging import fold, merge, unmerge
 from .model import Model
 from .shapes import InputError, ShapeError
+from .training import evaluate, train
 
 __all__ = [
     "AdapterConfig",
@@ -40,7 +47,13 @@ __all__ = [
     "ShapeError",
     "TrainConfig",
     "attach",
+    "by_hand",
     "detach",
+    "evaluate",
+    "fold",
     "init_encoder",
+    "merge",
+    "train",
+    "unmerge",
 ]
 __version__ = "0.1.0"

@@ -32,11 +32,12 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from .by_hand.methods import METHODS
 from .config import AdapterConfig
 from .files import write_atomic
-from .init import DRAWS, shared_arrays
-from .model import SHARED, Model, adapted_matrices, trained_names
-from .registry import METHODS
+from .init import shared_arrays
+from .methods import SHARED, Site
+from .model import Model, sites, trained_names
 from .shapes import InputError, dtype_name
 
 VERSION = 1
@@ -205,16 +206,14 @@ def _decode(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Ada
     return Adapter(adapter, matrices, arrays, also, owners, config["conv1d"])
 
 
+def _sites(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> list[Site]:
+    """Where the adapter sits."""
+    return [Site(name, *matrix.shape, config.rank_of(name)) for name, matrix in matrices.items()]
+
+
 def _shapes(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of the adapter, by full name, those it trains before those it freezes."""
-    method, rank, shapes = METHODS[config.method], config.rank, {}
-    largest = tuple(max(sizes) for sizes in zip(*(m.shape for m in matrices.values()), strict=True))
-    for arg in method.arrays:
-        shared = arg.base in method.shared_names
-        for name, (I, O) in {SHARED: largest}.items() if shared else ((n, m.shape) for n, m in matrices.items()):
-            size = {"I": I, "O": O, "D": I, "R": rank, "S": rank}
-            shapes[f"{name}.{arg.base}"] = tuple(size[letter] for letter in arg.letters)
-    return shapes
+    """The shape of every array of the adapter, by full name."""
+    return METHODS[config.method].shapes(_sites(config, matrices))
 
 
 def _frozen(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> list[str]:
@@ -227,10 +226,11 @@ def _redraw(
     config: AdapterConfig, matrices: Mapping[str, Matrix], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The frozen arrays from the seed alone, in the dtype of the trained ``arrays`` beside them."""
-    drawn = {f"{SHARED}.{k}": a for k, a in shared_arrays({n: m.shape for n, m in matrices.items()}, config).items()}
-    for name, matrix in matrices.items():
-        of_matrix = DRAWS[config.method](name, np.broadcast_to(0.0, matrix.shape), config)
-        drawn |= {f"{name}.{local}": array for local, array in of_matrix.items()}
+    where, draw = _sites(config, matrices), METHODS[config.method].draw
+    drawn = {f"{SHARED}.{local}": array for local, array in shared_arrays(where, config).items()}
+    for site in where:
+        of_matrix = draw(site, np.broadcast_to(0.0, (site.I, site.O)), config)
+        drawn |= {f"{site.name}.{local}": array for local, array in of_matrix.items()}
     dtypes = _dtypes(config, matrices, arrays)
     return {name: drawn[name].astype(dtypes[name.rpartition(".")[0]]) for name in _frozen(config, matrices)}
 
@@ -239,8 +239,8 @@ def _dtypes(
     config: AdapterConfig, matrices: Mapping[str, Matrix], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, np.dtype]:
     """The dtype of the adapter on each matrix, which is that of its first trained array, and of what they share."""
-    local = METHODS[config.method].trained_args[0].base
-    of_matrix = {name: arrays[f"{name}.{local}"].dtype for name in matrices}
+    method = METHODS[config.method]
+    of_matrix = {name: arrays[method.full_name(name, method.trained[0])].dtype for name in matrices}
     return {SHARED: next(iter(of_matrix.values())), **of_matrix}
 
 
@@ -335,7 +335,7 @@ def _of_model(model: Model) -> Adapter:
     if model.adapter is None:
         raise InputError("the model has no adapter to save")
     weights = _base_matrices(model)
-    shapes = adapted_matrices(model.config, model.adapter)
+    shapes = {site.name: (site.I, site.O) for site in sites(model.config, model.adapter)}
     matrices = {name: _matrix(weights.get(name), shape) for name, shape in shapes.items()}
     names = _shapes(model.adapter, matrices)
     arrays = {name: _to_numpy(model.params[name]) for name in names}
@@ -347,7 +347,7 @@ def _load_model(model: Model, adapter: Adapter) -> Model:
     if model.merged:
         raise InputError("the model's adapter is merged; unmerge it before loading")
     config, arrays, weights = adapter.config, adapter.arrays, _base_matrices(model)
-    _same_names("adapter on", set(adapter.matrices), set(adapted_matrices(model.config, config)))
+    _same_names("adapter on", set(adapter.matrices), {site.name for site in sites(model.config, config)})
     if model.adapter is not None:
         _check_same(adapter, model.adapter, set(adapter.matrices), {n for n in model.trained if n not in arrays})
     _check_fits(adapter, weights, {name: a for name, a in model.params.items() if name not in arrays})

@@ -8,14 +8,18 @@ Every constructor raises InputError, naming the value given and what was expecte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 
-from .registry import METHODS
+from .by_hand.methods import METHODS
 from .shapes import InputError
 
 INITS = ("released", "fan_in")
-"""Rules for the frozen random factors; init.py has the formulas."""
+"""Rules for TLoRA's frozen random factors; by_hand/methods/tlora.py has the formulas."""
+
+OPTIMIZERS = ("adamw",)
+"""The optimizers by name; each room has them in its optimizers.py."""
 
 
 def _require(holds: bool, name: str, given: object, expected: str) -> None:
@@ -83,7 +87,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """One adapter method on the named matrices of the chosen layers (None: all)."""
+    """One adapter method on the named matrices of the chosen layers (None: all).
+
+    ``ranks`` has other ranks than ``rank`` for single matrices, by their full names ("layers.0.query"); a rank of 0
+    leaves that matrix without an adapter. It may be given as a mapping and is kept as sorted pairs.
+    """
 
     method: str = "tlora"
     rank: int = 8
@@ -93,10 +101,15 @@ class AdapterConfig:
     init: str = "released"  # rule for TLoRA's A and C
     seed: int = 0
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
+    ranks: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         _positive(rank=self.rank)
+        pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
+        object.__setattr__(self, "ranks", tuple(sorted((name, R) for name, R in pairs)))
+        for name, R in self.ranks:
+            _require(_whole(R) and R >= 0, f"the rank of {name}", R, "a whole number, at least 0")
         if self.targets is None:
             object.__setattr__(self, "targets", METHODS[self.method].targets)
         _require(
@@ -130,15 +143,23 @@ class AdapterConfig:
             "None or a positive number",
         )
 
+    def rank_of(self, matrix: str) -> int:
+        """The rank on a matrix, by its full name; 0 where it gets no adapter."""
+        return dict(self.ranks).get(matrix, self.rank)
+
     @property
     def scale(self) -> float:
-        """The constant s = lora_alpha / rank of LoRA and most of its relatives."""
-        return 1.0 if self.lora_alpha is None else self.lora_alpha / self.rank
+        """The constant s = lora_alpha / rank of LoRA and most of its relatives, at ``rank``."""
+        return self.scale_at(self.rank)
+
+    def scale_at(self, rank: int) -> float:
+        """The same constant at another rank."""
+        return 1.0 if self.lora_alpha is None else self.lora_alpha / rank
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """AdamW with linear warm-up and linear decay; the defaults are the paper's recipe where it has one.
+    """An optimizer with linear warm-up and linear decay; the defaults are those of the released code.
 
     ``weight_decay`` acts on every trained array, alpha and B included, as in the released code; the local
     names in ``no_decay`` ("alpha", "b", ...) are left out of it.
@@ -154,6 +175,7 @@ class TrainConfig:
     eps: float = 1e-8
     clip: float | None = None  # largest norm of all gradients together
     seed: int = 0  # of the batches and of the dropout masks
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         _positive(epochs=self.epochs, batch_size=self.batch_size)
@@ -170,3 +192,4 @@ class TrainConfig:
         _require(self.eps > 0, "eps", self.eps, "a positive number")
         _require(self.clip is None or self.clip > 0, "clip", self.clip, "None or a positive number")
         _require(_whole(self.seed) and self.seed >= 0, "seed", self.seed, "a whole number, at least 0")
+        _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {', '.join(OPTIMIZERS)}")

@@ -11,35 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .by_hand.methods import METHODS
 from .config import AdapterConfig, EncoderConfig
-from .model import Model, adapted_matrices, encoder_shapes
-from .registry import METHODS
-
-TRAINED = {
-    "tlora": lambda I, O, R: R * R + 1,
-    "lora": lambda I, O, R: R * (I + O),
-    "lora_fa": lambda I, O, R: R * O,
-    "vera": lambda I, O, R: R + O,
-    "lora_xs": lambda I, O, R: R * R,
-    "dora": lambda I, O, R: R * (I + O) + O,
-    "dora_full": lambda I, O, R: R * (I + O) + O,
-    "edora": lambda I, O, R: R * R + O,
-    "mtlora_shim": lambda I, O, R: R * (I + O) + R * R,
-    "mtlora_icfm": lambda I, O, R: R * (I + O) + R * R,
-    "mtlora_ctcm": lambda I, O, R: R * (I + O) + 2 * R * R,
-    "mtlora_dtsm": lambda I, O, R: R * (I + O) + 2 * R * R,
-    "adapter_h": lambda D, _, R: 2 * D * R + R + D,  # of one block, two blocks a layer
-    "adapter_p": lambda D, _, R: 2 * D * R + R + D,  # of one block, one block a layer
-}
-"""Trained numbers of one adapted (I, O) matrix, or of one block of width D, at rank R."""
-
-FROZEN = {
-    "tlora": lambda I, O, R: R * (I + O),  # A and C, drawn from a seed
-    "lora_fa": lambda I, O, R: R * I,  # A, drawn from a seed
-    "lora_xs": lambda I, O, R: R * (I + O),  # A and C, singular vectors of W0
-    "edora": lambda I, O, R: R * (I + O),
-}
-"""Frozen numbers that a method adds to one matrix; methods not named add none to a matrix."""
+from .methods import Site
+from .model import Model, encoder_shapes, sites
 
 ACTIVATIONS = {
     # u for dB and dalpha, alpha B for dx, the mask of the update
@@ -91,16 +66,18 @@ class Counts:
 
 
 def trained(method: str, matrices: Iterable[tuple[int, int]], rank: int) -> int:
-    """Trained numbers of a method on matrices given as (I, O)."""
-    return sum(TRAINED[method](I, O, rank) for I, O in matrices)
+    """Trained numbers of a method on matrices given as (I, O): what the letters of its trained arrays say."""
+    return METHODS[method].size(_on(matrices, rank), METHODS[method].trained)
 
 
 def frozen(method: str, matrices: Iterable[tuple[int, int]], rank: int) -> int:
-    """Frozen numbers of a method on matrices given as (I, O). VeRA's pair counts once, at the largest size."""
-    matrices = list(matrices)
-    if method == "vera":
-        return rank * (max(I for I, _ in matrices) + max(O for _, O in matrices))
-    return sum(FROZEN[method](I, O, rank) for I, O in matrices) if method in FROZEN else 0
+    """Frozen numbers of a method on matrices given as (I, O). What all matrices share counts once, at the largest
+    size."""
+    return METHODS[method].size(_on(matrices, rank), METHODS[method].frozen)
+
+
+def _on(matrices: Iterable[tuple[int, int]], rank: int) -> list[Site]:
+    return [Site(f"matrices.{number}", I, O, rank) for number, (I, O) in enumerate(matrices)]
 
 
 def activations(
@@ -121,15 +98,13 @@ def encoder_activations(config: EncoderConfig, adapter: AdapterConfig, sequences
     """Numbers that by_hand's encoder keeps for the backward of an adapter, without dropout and nothing else trained: a
     layer's q, k, v and attention weights, what its two LayerNorms and GELU keep, and the adapter's own. Layers below
     the lowest adapted one keep nothing."""
-    N, D, R = sequences * time, config.width, adapter.rank
+    N, D = sequences * time, config.width
     layers = range(config.first, config.layers) if adapter.layers is None else adapter.layers
     # q, k, v;   p;   xhat and 1 / std of two norms;   GELU's slope
     layer = 3 * N * D + sequences * config.heads * time**2 + 2 * (N * D + N) + N * config.hidden
     # the weights of the mean;   tanh's own output
     kept = (config.layers - min(layers)) * layer + (N if config.pool == "mean" else 0) + config.pooler * sequences * D
-    kept += sum(
-        activations(adapter.method, N, I, O, R, dx=False) for I, O in adapted_matrices(config, adapter).values()
-    )
+    kept += sum(activations(adapter.method, N, site.I, site.O, site.R, dx=False) for site in sites(config, adapter))
     # query, key and value read the same x, and what LoRA keeps of it is there once
     readers = len({"query", "key", "value"} & set(adapter.targets))
     if adapter.method == "lora" and readers > 1:
@@ -174,11 +149,11 @@ def count(config: EncoderConfig, adapter: AdapterConfig | None, train_also: Iter
     """Counts from the configurations alone; no array is made. ``train_also`` names further trained arrays."""
     shapes = encoder_shapes(config)
     also = sum(_size(shapes[name]) for name in set(train_also))
-    matrices = [] if adapter is None else list(adapted_matrices(config, adapter).values())
-    n = also + (trained(adapter.method, matrices, adapter.rank) if adapter else 0)
-    random = frozen(adapter.method, matrices, adapter.rank) if adapter else 0
-    from_seed = adapter is None or METHODS[adapter.method].from_seed
-    return Counts(base=encoder_size(config), trained=n, frozen_random=random, optimizer=2 * n, from_seed=from_seed)
+    if adapter is None:
+        return Counts(base=encoder_size(config), trained=also, frozen_random=0, optimizer=2 * also)
+    method, where = METHODS[adapter.method], sites(config, adapter)
+    n, random = also + method.size(where, method.trained), method.size(where, method.frozen)
+    return Counts(encoder_size(config), n, random, optimizer=2 * n, from_seed=method.from_seed)
 
 
 def held(model: Model) -> Counts:

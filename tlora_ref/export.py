@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from .by_hand.methods import METHODS
 from .checkpoint import Adapter, adapter_of
 from .files import write_folder
-from .model import SHARED
-from .registry import METHODS
+from .methods import SHARED
 from .shapes import InputError
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .registry import MATRICES
+from .methods import MATRICES
 from .shapes import InputError
 from .targets import matches, nearest
 

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from .by_hand.methods import METHODS
 from .config import AdapterConfig, EncoderConfig
-from .registry import MATRICES, METHODS
+from .methods import MATRICES, SHARED, Method, Site
 from .shapes import InputError, ShapeError, check_ids, dtype_name
-
-SHARED = "shared"
-"""Where a model keeps the arrays that all adapted matrices share, as in ``shared.A``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +37,22 @@ class Model:
         unknown = sorted(set(self.trained) - set(self.params))
         if unknown:
             raise InputError(f"to be trained, but not in the model: {', '.join(unknown)}")
-        allowed = set() if self.adapter is None else {arg.base for arg in METHODS[self.adapter.method].trained_args}
-        for matrix in self.adapted:
-            frozen = sorted(self.trained_in(matrix) - allowed)
+        for matrix in (*self.adapted, SHARED):
+            frozen = sorted(self.trained_in(matrix) - set(self.method.trained if self.method else ()))
             if frozen:
                 raise InputError(f"{matrix}.{frozen[0]} cannot be trained: in an adapted matrix it has no gradient")
 
+    @property
+    def method(self) -> Method | None:
+        """The adapter's method, if there is an adapter."""
+        return None if self.adapter is None else METHODS[self.adapter.method]
+
     @cached_property
-    def adapted(self) -> frozenset[str]:
-        """The matrices that run through the adapter's kernel: ``{"layers.0.query", ...}``, none when merged."""
+    def adapted(self) -> dict[str, Site]:
+        """The matrices that run through the adapter's kernel, ``layers.0.query`` and so on; none when merged."""
         if self.adapter is None or self.merged:
-            return frozenset()
-        return frozenset(adapted_matrices(self.config, self.adapter))
+            return {}
+        return {site.name: site for site in sites(self.config, self.adapter)}
 
     @cached_property
     def _trained_in(self) -> dict[str, frozenset[str]]:
@@ -64,15 +66,21 @@ class Model:
         """The local names trained in a module: ``{"B", "alpha"}`` for an adapted ``layers.0.query``."""
         return self._trained_in.get(module, frozenset())
 
+    def trained_at(self, matrix: str) -> frozenset[str]:
+        """The local names of what trains in an adapted matrix, what it shares with the others included."""
+        return self.trained_in(matrix) | self.trained_in(SHARED)
+
     @cached_property
     def lowest(self) -> int:
         """The lowest layer with anything to train; -1 for the embeddings, L for pooler, head or nothing at all."""
-        depth = {"layers": lambda name: int(name.split(".")[1])}
-        depth |= dict.fromkeys(("pooler", "head"), lambda _: self.config.layers)
-        return min(
-            (depth.get(name.split(".")[0], lambda _: -1)(name) for name in self.trained),
-            default=self.config.layers,
-        )
+        used = [*self.adapted, *self.trained] if self.trained_in(SHARED) else list(self.trained)
+        return min((self._depth(name) for name in used), default=self.config.layers)
+
+    def _depth(self, name: str) -> int:
+        room, _, rest = name.partition(".")
+        if room == "layers":
+            return int(rest.partition(".")[0])
+        return self.config.layers if room in ("pooler", "head", SHARED) else -1
 
     def with_params(self, updates: Mapping[str, Any]) -> Model:
         """The same model with some arrays exchanged."""
@@ -118,10 +126,11 @@ def check_layer(config: EncoderConfig, layer: int) -> None:
         raise InputError(f"layer {layer} does not exist, the encoder has layers {config.first} to {config.layers - 1}")
 
 
-def adapted_matrices(config: EncoderConfig, adapter: AdapterConfig) -> dict[str, tuple[int, int]]:
-    """The matrices an adapter sits on, with their (I, O).
+def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
+    """Where an adapter sits in an encoder: every matrix with its width in and out and its rank, which is not 0.
 
-    Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O).
+    Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O), a matrix in
+    ``ranks`` that the adapter does not reach, or if no matrix is left.
     """
     places = METHODS[adapter.method].places
     unknown = [t for t in adapter.targets if t not in places]
@@ -130,59 +139,40 @@ def adapted_matrices(config: EncoderConfig, adapter: AdapterConfig) -> dict[str,
     layers = range(config.first, config.layers) if adapter.layers is None else adapter.layers
     for layer in layers:
         check_layer(config, layer)
-    matrices = {f"layers.{layer}.{t}": matrix_shape(config, t) for layer in layers for t in adapter.targets}
-    for name, shape in matrices.items():
-        if adapter.rank > min(shape):
-            raise InputError(f"rank {adapter.rank} is larger than min(I, O) = {min(shape)} of {name}, {shape}")
-    return matrices
+    reached = {f"layers.{layer}.{t}": matrix_shape(config, t) for layer in layers for t in adapter.targets}
+    stray = [name for name, _ in adapter.ranks if name not in reached]
+    if stray:
+        raise InputError(f"ranks names {stray[0]!r}, expected some of the adapted {', '.join(reached)}")
+    found = [Site(name, I, O, adapter.rank_of(name)) for name, (I, O) in reached.items() if adapter.rank_of(name) > 0]
+    for site in found:
+        if min(site.I, site.O) < site.R:
+            raise InputError(
+                f"rank {site.R} is larger than min(I, O) = {min(site.I, site.O)} of {site.name}, {(site.I, site.O)}"
+            )
+    if not found:
+        raise InputError("the rank of every matrix is 0, expected at least one matrix with an adapter")
+    return tuple(found)
 
 
 def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[str]:
     """The adapter's trained arrays, in full names."""
-    local = [arg.base for arg in METHODS[adapter.method].trained_args]
-    return frozenset(f"{matrix}.{name}" for matrix in adapted_matrices(config, adapter) for name in local)
+    method = METHODS[adapter.method]
+    return frozenset(method.full_name(site.name, base) for site in sites(config, adapter) for base in method.trained)
+
+
+def adapter_arrays(model: Model, name: str) -> dict[str, Any]:
+    """The arrays that a matrix's adapter is made of, by their local names; shared ones in their full size."""
+    method = METHODS[model.adapter.method]
+    return {arg.base: model.params[method.full_name(name, arg.base)] for arg in method.arrays}
 
 
 def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
-    """The adapter's arrays and constants for one matrix, by argument name: {"A_IR": ..., "alpha": ...}.
-    What all matrices share is cut to this one's size."""
-    method = METHODS[model.adapter.method]
+    """The adapter's arrays and constants for one matrix, by the kernel's argument names: {"A_IR": ..., "alpha": ...}."""
+    adapter, method = model.adapter, METHODS[model.adapter.method]
     I, O = matrix_shape(model.config, name.rpartition(".")[2])
-    size = {"I": I, "O": O}
-    arrays = {}
-    for arg in method.arrays:
-        if arg.base in method.shared_names:
-            cut = tuple(slice(size.get(letter)) for letter in arg.letters)
-            arrays[arg.name] = model.params[f"{SHARED}.{arg.base}"][cut]
-        else:
-            arrays[arg.name] = model.params[f"{name}.{arg.base}"]
-    return arrays | {constant: getattr(model.adapter, constant) for constant in method.constants}
-
-
-def mergeable(model: Model) -> frozenset[str]:
-    """The matrices that an adapter can be merged into. Raises InputError if it cannot be, or has been."""
-    if model.adapter is None:
-        raise InputError("nothing to merge: the model has no adapter")
-    if model.merged:
-        raise InputError("the adapter is already merged")
-    if not METHODS[model.adapter.method].mergeable:
-        raise InputError(f"{model.adapter.method} cannot be merged: no weight W0 + dW does what it does")
-    return model.adapted
-
-
-def with_merged(model: Model, updates: Mapping[str, Any]) -> Model:
-    """The model with W0 + dW in the matrices that ``updates`` has a dW (I, O) for, and the W0 kept for ``unmerge``."""
-    originals = {name: model.params[f"{name}.W"] for name in updates}
-    weights = {f"{name}.W": W0_IO + updates[name] for name, W0_IO in originals.items()}
-    return replace(model.with_params(weights), merged=originals)
-
-
-def unmerge(model: Model) -> Model:
-    """The model before ``merge``, its weights bit for bit."""
-    if not model.merged:
-        raise InputError("nothing to unmerge: no adapter is merged")
-    originals = {f"{name}.W": W0_IO for name, W0_IO in model.merged.items()}
-    return replace(model.with_params(originals), merged={})
+    site = Site(name, I, O, adapter.rank_of(name))
+    constants = {constant: adapter.scale_at(site.R) for constant in method.constants}
+    return method.arguments(adapter_arrays(model, name), site) | constants
 
 
 def upper_layers(model: Model, first: int) -> Model:

@@ -1,112 +1,63 @@
-"""A job's choice of room: NumPy by hand, or PyTorch and where it computes.
+"""What a room is to the code that both share: by_hand and by_autograd are such modules.
 
-Models and data go in and come out as NumPy arrays in either room, so a job reads the same in both.
+Training (training.py) and merging (merging.py) are written once, and take the room as their first argument:
+
+    from tlora_ref import by_hand, by_autograd
+    train(by_hand, model, inputs, labels, config)            # a Model with NumPy arrays
+    train(by_autograd, to_torch(model), inputs, labels, config)   # the same Model with tensors
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import by_hand
-from .config import EncoderConfig, TrainConfig
-from .loop import History
-from .model import Model
-from .shapes import InputError
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .model import Model
 
-Array = np.ndarray
-
-
-class ByHand:
-    """by_hand as it is."""
-
-    name, device = "by_hand", "cpu"
-    train = staticmethod(by_hand.train)
-    evaluate = staticmethod(by_hand.evaluate)
-    hidden_states = staticmethod(by_hand.hidden_states)
-
-    def logits(self, model: Model, inputs: Array) -> Array:
-        """(N, V)."""
-        return by_hand.encoder_fwd(model, inputs)[0]
+Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ByAutograd:
-    """by_autograd on a device. Raises InputError for one that is not there."""
+class Optimizer:
+    """An optimizer as three functions over arrays by name.
 
-    device: str = "cpu"
-    name = "by_autograd"
+    init   (params, config) -> its state
+    step   (params, grads, state, lr, config) -> the params one step on; the state advances in place
+    carry  (state, before, after, config) -> the state for params that have other names or shapes than those before:
+           what becomes of it when the model changes between two steps
+    """
 
-    def __post_init__(self) -> None:
-        self.enter(Model(EncoderConfig(features=1), {}))
-
-    def enter(self, model: Model) -> Model:
-        """The model with tensors. Torch is held to one thread, as runs.one_thread holds BLAS."""
-        import torch
-
-        from .by_autograd import to_torch
-
-        torch.set_num_threads(1)
-        return to_torch(model, self.device)
-
-    def train(
-        self, model: Model, inputs: Array, labels_N: Array, config: TrainConfig, mask_NT: Array | None = None
-    ) -> tuple[Model, History]:
-        """The trained model and the history."""
-        from .by_autograd import to_numpy, train
-
-        after, history = train(self.enter(model), inputs, labels_N, config, mask_NT)
-        return to_numpy(after), history
-
-    def evaluate(
-        self, model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, batch_size: int = 256
-    ) -> tuple[float, float]:
-        """(mean loss, accuracy)."""
-        from .by_autograd import evaluate
-
-        return evaluate(self.enter(model), inputs, labels_N, mask_NT, batch_size=batch_size)
-
-    def hidden_states(
-        self, model: Model, inputs: Array, mask_NT: Array, types_NT: Array | None, layer: int | None
-    ) -> Array:
-        """What ``layer`` reads (N, T, D)."""
-        from .by_autograd import hidden_states
-
-        return hidden_states(self.enter(model), inputs, mask_NT, types_NT, layer).cpu().numpy()
-
-    def logits(self, model: Model, inputs: Array) -> Array:
-        """(N, V)."""
-        from .by_autograd import encoder
-
-        return encoder(self.enter(model), inputs).detach().cpu().numpy()
-
-    def gradients(self, model: Model, inputs: Array, labels_N: Array, mask_NT: Array) -> dict[str, Array]:
-        """The gradient of every trained array, to hold the ones by hand against."""
-        from .by_autograd import loss_and_grads
-
-        _, grads, _ = loss_and_grads(self.enter(model), inputs, labels_N, mask_NT)
-        return {name: g.cpu().numpy() for name, g in grads.items()}
+    init: Callable[[Arrays, TrainConfig], Any]
+    step: Callable[[Arrays, Arrays, Any, float, TrainConfig], dict[str, Any]]
+    carry: Callable[[Any, Arrays, Arrays, TrainConfig], Any]
 
 
-Room = ByHand | ByAutograd
+class Room(Protocol):
+    """The functions and tables that a room has at its top."""
 
+    OPTIMIZERS: Mapping[str, Optimizer]
 
-def add_room_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--room`` and ``--device``."""
-    parser.add_argument(
-        "--room", default="by_hand", choices=("by_hand", "by_autograd"), help="Which room trains. Default: by_hand."
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="Where by_autograd computes: cpu, cuda, cuda:1, ... Default: cpu."
-    )
+    @staticmethod
+    def own(model: Model) -> Model:
+        """The model with arrays of its own where it trains, so that the given one stays as it is."""
 
+    @staticmethod
+    def loss_and_grads(
+        model: Model, inputs: Any, labels_N: Any, mask_NT: Any, keep: Mapping[str, Any] | None, types_NT: Any
+    ) -> tuple[Any, dict[str, Any], Any]:
+        """The mean cross-entropy of a batch, the gradient of every trained array, and the logits (N, V)."""
 
-def chosen_room(args: argparse.Namespace) -> Room:
-    """The room asked for. Raises InputError for a device that is not there, or that NumPy cannot use."""
-    if args.room == "by_autograd":
-        return ByAutograd(args.device)
-    if args.device != "cpu":
-        raise InputError(f"--device is {args.device!r}, expected cpu: by_hand is NumPy; add --room by_autograd")
-    return ByHand()
+    @staticmethod
+    def loss_and_logits(
+        model: Model, inputs: Any, labels_N: Any, mask_NT: Any, types_NT: Any
+    ) -> tuple[float, np.ndarray]:
+        """The mean cross-entropy and the logits (N, V) as a NumPy array, in evaluation."""
+
+    @staticmethod
+    def delta_w(model: Model, name: str) -> Any:
+        """dW = W' - W0 (I, O) of one adapted matrix."""

@@ -7,10 +7,13 @@ A, B and C are the three matrices of TLoRA and never dimensions. The checks read
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
-from typing import Any
+import inspect
+from collections.abc import Callable
+from functools import cache, lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 LETTERS = {
     "N": "rows: examples or tokens. As a first letter it stands for any number of leading axes, also none",
@@ -87,6 +90,34 @@ def _bind(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str,
     return sizes
 
 
+def shaped(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Check every argument against the letters in its parameter's name whenever the function is called, as ``bind``
+    does: the decorator of every kernel. An argument without letters, such as ``alpha``, has to be a scalar, and an
+    argument that is no array counts as one.
+
+    Raises
+    ------
+    ShapeError
+        from the decorated function, before it computes anything.
+    """
+    names = tuple(inspect.signature(function).parameters)
+    op = function.__name__.removesuffix("_fwd")
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Result:
+        given = [*zip(names, args, strict=False), *kwargs.items()]
+        _bind(op, tuple((name, tuple(getattr(a, "shape", ()))) for name, a in given if a is not None))
+        return function(*args, **kwargs)
+
+    checked.__dict__["shaped"] = True
+    return checked
+
+
+def is_shaped(function: Any) -> bool:
+    """Is the function, or what a partial of it calls, decorated with ``shaped``?"""
+    return getattr(getattr(function, "func", function), "shaped", False)
+
+
 def dtype_name(array: Any) -> str:
     """ "float32", of a NumPy array and of a tensor."""
     return str(array.dtype).removeprefix("torch.")
@@ -100,17 +131,10 @@ def check_ids(label: str, ids: Any, below: int) -> None:
         raise InputError(f"{label} has values from {int(ids.min())} to {int(ids.max())}, expected 0 to {below - 1}")
 
 
-def check_mask(label: str, mask: Any, of: str, array: Any) -> None:
-    """Raise InputError unless ``mask`` holds booleans and broadcasts to ``array``, which is called ``of``."""
+def check_mask(label: str, mask: Any) -> None:
+    """Raise InputError unless ``mask`` holds booleans."""
     if dtype_name(mask) != "bool":
         raise InputError(f"{label} has dtype {dtype_name(mask)}, expected bool: True where an entry takes part")
-    given, wanted = tuple(mask.shape), tuple(array.shape)
-    try:
-        fits = np.broadcast_shapes(given, wanted) == wanted
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ShapeError(f"{label} has shape {given}, which does not broadcast to {of}'s {wanted}")
 
 
 def _spell(letters: str) -> str:

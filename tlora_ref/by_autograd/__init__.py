@@ -1,34 +1,39 @@
 """PyTorch, forward only, with the gradients by autograd. The same file and function names as by_hand.
 
-adapters.py  tlora_linear, lora_linear: the heart
-family.py    the relatives: LoRA-FA, VeRA, LoRA-XS, DoRA, EDoRA, MTLoRA
-bottleneck.py  Houlsby's and Pfeiffer's adapters
-ops.py       linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
-encoder.py   the ops composed; to_torch and to_numpy carry a model from one room to the other
-train.py     torch's AdamW, warm-up and linear decay, the loop
-linear.py    AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
-fused.py     TLoRA's layer without dropout in one node of autograd's graph
-inject.py    inject, merge, unmerge, remove, disable: by the names of a model's modules
+methods/        one page per adapter method: its twin
+ops.py          linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
+encoder.py      the ops and an adapter composed; to_torch and to_numpy carry a model from one room to the other
+optimizers.py   torch's AdamW
+twin.py         what the twin of a method is
+kernels.py      the twin of every kernel pair by name
+linear.py       AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
+fused.py        TLoRA's layer without dropout in one node of autograd's graph
+inject.py       inject, merge, unmerge, remove, disable: by the names of a model's modules
+
+The training loop is tlora_ref.training: ``train(by_autograd, to_torch(model), inputs, labels, config)``.
 """
 
-from ..model import Model, unmerge
-from .adapters import lora_delta_w, lora_linear, tlora_delta_w, tlora_linear
-from .encoder import encoder, hidden_states, loss_and_grads, merge, to_numpy, to_torch
-from .train import evaluate, train
+from .encoder import delta_w, encoder, hidden_states, loss_and_grads, loss_and_logits, own, to_numpy, to_torch
+from .kernels import KERNEL_TWINS
+from .methods import TWINS
+from .methods.lora import lora_delta_w, lora_linear
+from .methods.tlora import tlora_delta_w, tlora_linear
+from .optimizers import OPTIMIZERS
 
 __all__ = [
-    "Model",
+    "KERNEL_TWINS",
+    "OPTIMIZERS",
+    "TWINS",
+    "delta_w",
     "encoder",
-    "evaluate",
     "hidden_states",
     "lora_delta_w",
     "lora_linear",
     "loss_and_grads",
-    "merge",
+    "loss_and_logits",
+    "own",
     "tlora_delta_w",
     "tlora_linear",
     "to_numpy",
     "to_torch",
-    "train",
-    "unmerge",
 ]

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model import Model, adapter_arguments, check_inputs, check_layer, mergeable, padded_positions, with_merged
-from ..registry import METHODS, OPS
+from ..by_hand.methods import METHODS
+from ..model import Model, adapter_arguments, check_inputs, check_layer, padded_positions
 from ..shapes import InputError
+from .methods import TWINS
 from .ops import (
     attention,
     cross_entropy,
@@ -101,9 +102,12 @@ def project(model: Model, name: str, x_NTI: Tensor, keep: Keep) -> Tensor:
     """x W + b through the op that this matrix needs."""
     W_IO, b_O = model.params[f"{name}.W"], model.params[f"{name}.b"]
     if name in model.adapted:
-        method, arguments = METHODS[model.adapter.method], adapter_arguments(model, name)
-        norm = {"norm_O": method.column_norm_twin(W_IO, **arguments)} if method.norm else {}
-        return OPS[method.op].twin(x_NTI, W_IO, b_O, **arguments, **norm, **{method.keep: keep.get(name)})
+        twin, arguments = TWINS[model.adapter.method], adapter_arguments(model, name)
+        if twin.constants_of is not None:
+            arguments |= twin.constants_of(W_IO, **arguments)
+        if name in keep:
+            arguments[METHODS[model.adapter.method].keep] = keep[name]
+        return twin.linear(x_NTI, W_IO, b_O, **arguments)
     return (linear if model.trained_in(name) else frozen_linear)(x_NTI, W_IO, b_O)
 
 
@@ -116,7 +120,7 @@ def block(model: Model, name: str, z_NTD: Tensor, skip_NTD: Tensor) -> Tensor:
     """skip + f(z) with the bottleneck adapter of that name; skip where there is none."""
     if name not in model.adapted:
         return skip_NTD
-    return skip_NTD + OPS[METHODS[model.adapter.method].op].twin(z_NTD, **adapter_arguments(model, name))
+    return skip_NTD + TWINS[model.adapter.method].linear(z_NTD, **adapter_arguments(model, name))
 
 
 # --- one layer -----------------------------------------------------------------------------------
@@ -233,19 +237,27 @@ def loss_and_grads(
     return loss.detach(), grads, logits_NV.detach()
 
 
-# --- merging -------------------------------------------------------------------------------------
+@torch.no_grad()
+def loss_and_logits(
+    model: Model,
+    inputs: Any,
+    labels_N: Any,
+    mask_NT: Any | None = None,
+    types_NT: Any | None = None,
+) -> tuple[float, np.ndarray]:
+    """The mean cross-entropy of a batch and its logits (N, V) as a NumPy array, without dropout."""
+    logits_NV = encoder(model, inputs, mask_NT, types_NT=types_NT)
+    loss = cross_entropy(logits_NV, to_tensor(labels_N, logits_NV))
+    return loss.item(), logits_NV.float().cpu().numpy()
 
 
 @torch.no_grad()
 def delta_w(model: Model, name: str) -> Tensor:
     """dW = W' - W0 (I, O) of one adapted matrix, as evaluation sees it."""
     W0_IO = model.merged.get(name, model.params[f"{name}.W"])
-    return METHODS[model.adapter.method].delta_w_twin(W0_IO, **adapter_arguments(model, name))
+    return TWINS[model.adapter.method].delta_w(W0_IO, **adapter_arguments(model, name))
 
 
-def merge(model: Model) -> Model:
-    """A model whose adapted matrices are W0 + dW and run as plain linear layers, equal in evaluation.
-
-    Out of place: the given model is unchanged, and the new one keeps the original W0 for ``model.unmerge``.
-    """
-    return with_merged(model, {name: delta_w(model, name) for name in mergeable(model)})
+def own(model: Model) -> Model:
+    """The model with copies of the tensors that train, which torch's optimizers change in place."""
+    return leaves(model.with_params({name: model.params[name].detach().clone() for name in model.trained}))

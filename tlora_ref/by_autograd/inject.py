@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from ..by_hand.methods import METHODS
 from ..config import AdapterConfig
 from ..counts import Counts, trained
-from ..model import SHARED
-from ..registry import METHODS
+from ..methods import SHARED
 from ..shapes import InputError
 from ..targets import Pattern, select, spell
 from .linear import AdaptedLinear, SharedArrays, TLoRALinear, check_base, check_method, is_linear, weight_IO

@@ -20,12 +20,13 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout, linear
 
+from ..by_hand.methods import METHODS
 from ..config import AdapterConfig
-from ..init import DRAWS, shared_arrays
-from ..registry import METHODS, Arg
+from ..init import shared_arrays
+from ..methods import Site
 from ..shapes import InputError
-from .family import rescale
 from .fused import tlora_linear_fused
+from .methods import TWINS
 
 Tensor = torch.Tensor
 
@@ -58,13 +59,26 @@ def adapter_dtype(base: torch.dtype) -> torch.dtype:
     return torch.float64 if base == torch.float64 else torch.float32
 
 
-def _tensor(arg: Arg, arrays: Mapping[str, np.ndarray], shape: tuple[int, int], rank: int, like: Tensor) -> Tensor:
-    """One array of an adapter on an (I, O) matrix, where ``like`` is and in its adapter's dtype."""
+def site_of(name: str, base: nn.Module, adapter: AdapterConfig) -> Site:
+    """Where the adapter of that name sits: the layer's width in and out, and the rank there."""
+    I, O = weight_IO(base).shape
+    return Site(name, I, O, adapter.rank_of(name))
+
+
+def _tensor(local: str, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """One array of an adapter, where ``like`` is and in its adapter's dtype."""
     dtype = adapter_dtype(like.dtype)
     if like.is_meta:  # shapes only: nothing was drawn
-        size = {"I": shape[0], "O": shape[1], "R": rank, "S": rank}
-        return torch.empty([size[letter] for letter in arg.letters], dtype=dtype, device="meta")
-    return torch.tensor(arrays[arg.base], dtype=dtype, device=like.device)
+        return torch.empty(shape, dtype=dtype, device="meta")
+    return torch.tensor(arrays[local], dtype=dtype, device=like.device)
+
+
+def _hold(module: nn.Module, local: str, tensor: Tensor, trained: bool) -> None:
+    """Keep a tensor under its local name: a parameter if it trains, a buffer if it is frozen."""
+    if trained:
+        module.register_parameter(local, nn.Parameter(tensor))
+    else:
+        module.register_buffer(local, tensor)
 
 
 def _following(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -82,8 +96,8 @@ def _following(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 class SharedArrays(nn.Module):
-    """The frozen arrays that all adapted layers of a model read, VeRA's A and B: one module, held by every layer, so
-    its numbers are in memory once; as large as the largest of the matrices needs, and drawn by init.py.
+    """The arrays that all adapted layers of a model read, such as VeRA's frozen A and B: one module, held by every
+    layer, so its numbers are in memory once; as large as the largest of the matrices needs. What trains is a parameter.
 
     ``arrays``, by local name, are taken instead of a draw. A state_dict lists the pair under each layer, with one
     storage.
@@ -94,13 +108,12 @@ class SharedArrays(nn.Module):
     ) -> None:
         super().__init__()
         method, like = METHODS[adapter.method], weight_IO(next(iter(bases.values())))
-        matrices = {name: tuple(weight_IO(base).shape) for name, base in bases.items()}
-        largest = tuple(max(sizes) for sizes in zip(*matrices.values(), strict=True))
+        where = [site_of(name, base, adapter) for name, base in bases.items()]
         if arrays is None and not like.is_meta:
-            arrays = shared_arrays(matrices, adapter)
-        for arg in method.arrays:
-            if arg.base in method.shared_names:
-                self.register_buffer(arg.base, _tensor(arg, arrays, largest, adapter.rank, like))
+            arrays = shared_arrays(where, adapter)
+        for full, shape in method.shared_shapes(where).items():
+            base = full.rpartition(".")[2]
+            _hold(self, base, _tensor(base, arrays, shape, like), trained=base in method.trained)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SharedArrays:
         return super()._apply(_following(fn), recurse)
@@ -115,8 +128,8 @@ class AdaptedLinear(nn.Module):
     under ``base``.
 
     dtypes    The adapter is float32 (float64 beside a float64 base) whatever ``.to(bfloat16)`` or ``.half()`` does
-              to the base; it follows the device. Outside autocast the update is computed in that dtype and rounded
-              once, to the dtype of base(x); under autocast products run in its dtype.
+              to the base; it follows the device. Outside autocast the update is computed in that dtype and the sum
+              with base(x) rounded once, to the dtype of base(x); under autocast products run in its dtype.
     merging   ``merge`` keeps W' = W0 + dW beside the untouched W0, outside the state_dict: a checkpoint is the same
               merged or not, and unmerging is exact. A merged layer runs in evaluation only: dropout cannot be
               applied to an update that is inside W', and what trains would get no gradient.
@@ -141,16 +154,13 @@ class AdaptedLinear(nn.Module):
         if method.shared and shared is None:
             shared = SharedArrays({name: base}, adapter)
         self.base, self.adapter, self.name, self.shared, self.disabled = base, adapter, name, shared, False
+        self.site = site_of(name, base, adapter)
         if arrays is None and not W0_IO.is_meta:
-            arrays = DRAWS[adapter.method](name, _to_numpy(W0_IO), adapter)
-        for arg in method.arrays:
-            if arg.base in method.shared_names:
-                continue
-            tensor = _tensor(arg, arrays, tuple(W0_IO.shape), adapter.rank, W0_IO)
-            if arg in method.trained_args:
-                self.register_parameter(arg.base, nn.Parameter(tensor))
-            else:
-                self.register_buffer(arg.base, tensor)
+            arrays = method.draw(self.site, _to_numpy(W0_IO), adapter)
+        for full, shape in method.shapes([self.site]).items():
+            local = full.rpartition(".")[2]
+            if local not in method.shared:
+                _hold(self, local, _tensor(local, arrays, shape, W0_IO), trained=local in method.trained)
         self.register_buffer("merged_IO", None, persistent=False)
         base.requires_grad_(False)
         self.train(base.training)
@@ -169,21 +179,8 @@ class AdaptedLinear(nn.Module):
         y = self.base(x)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.update_dtype)
-        return y + self._change(x, y).to(y.dtype)
-
-    def _change(self, x: Tensor, y: Tensor) -> Tensor:
-        """What the adapter adds to the base layer's output y for the input x."""
-        method, arguments = METHODS[self.adapter.method], self.arguments()
-        # update(drop(x)), or drop(update(x))
-        update = method.update_twin(self._drop(x) if method.keep == "keep_NI" else x, **arguments)
-        if method.keep == "keep_NO":
-            update = self._drop(update)
-        if not method.rescales:
-            return update
-        # (x W0 + update) * m / n - x W0
-        n_O = method.column_norm_twin(weight_IO(self.base), **arguments)
-        y0 = y.to(self.update_dtype) if self.bias is None else y.to(self.update_dtype) - self.bias
-        return rescale(y0 + update, arguments["magnitude_O"], n_O.detach() if method.norm else n_O) - y0
+        layer = TWINS[self.adapter.method].layer
+        return layer(x, y, weight_IO(self.base), self.bias, self._drop, **self.arguments()).to(y.dtype)
 
     def _drop(self, tensor: Tensor) -> Tensor:
         return dropout(tensor, self.adapter.dropout, self.training)
@@ -195,18 +192,16 @@ class AdaptedLinear(nn.Module):
     def arguments(self) -> dict[str, Any]:
         """The adapter's arrays and constants by argument name: {"A_IR": ..., "scale": ...}. What all layers share
         is cut to this one's size."""
-        method, size = METHODS[self.adapter.method], {"I": self.in_features, "O": self.out_features}
-        arrays = {arg.name: self.array(arg.base) for arg in method.arrays}
-        like = arrays[method.trained_args[0].name]
-        for arg in method.arrays:
-            if arg.base in method.shared_names:
-                cut = tuple(slice(size.get(letter)) for letter in arg.letters)
-                arrays[arg.name] = arrays[arg.name][cut].to(like)
-        return arrays | {constant: getattr(self.adapter, constant) for constant in method.constants}
+        method = METHODS[self.adapter.method]
+        arrays = {arg.base: self.array(arg.base) for arg in method.arrays}
+        like = arrays[method.trained[0]]
+        arrays |= {base: arrays[base].to(like) for base in method.shared}
+        constants = {constant: self.adapter.scale_at(self.site.R) for constant in method.constants}
+        return method.arguments(arrays, self.site) | constants
 
     def delta_w(self) -> Tensor:
         """dW = W' - W0, (I, O), in the adapter's dtype."""
-        return METHODS[self.adapter.method].delta_w_twin(weight_IO(self.base), **self.arguments())
+        return TWINS[self.adapter.method].delta_w(weight_IO(self.base), **self.arguments())
 
     @torch.no_grad()
     def merge(self) -> None:

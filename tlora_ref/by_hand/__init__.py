@@ -1,35 +1,40 @@
 """NumPy, with every gradient written by hand. Imports no torch.
 
-adapters.py    tlora_linear, lora_linear: the heart
-family.py      the relatives: LoRA-FA, VeRA, LoRA-XS, DoRA, EDoRA, MTLoRA
-bottleneck.py  Houlsby's and Pfeiffer's adapters
-ops.py         linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
-encoder.py     the ops composed; the backward is the forward read upwards
-train.py       AdamW, warm-up and linear decay, the loop
-pretrained.py  a published BERT or RoBERTa, from its folder of files
+methods/        one page per adapter method, TLoRA's first: arrays, start, forward, backward
+ops.py          linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
+encoder.py      the ops and an adapter composed; the backward is the forward read upwards
+optimizers.py   AdamW
+pretrained.py   a published BERT or RoBERTa, from its folder of files
+kernels.py      every kernel pair by name
+fast.py         tricks for speed, each with its measured gain
+
+The training loop is tlora_ref.training: ``train(by_hand, model, inputs, labels, config)``.
 """
 
-from ..model import Model, unmerge
-from .adapters import lora_delta_w, lora_linear_bwd, lora_linear_fwd, tlora_delta_w, tlora_linear_bwd, tlora_linear_fwd
-from .encoder import encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, merge
+from .encoder import delta_w, encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, loss_and_logits, own
+from .kernels import KERNELS
+from .methods import METHODS
+from .methods.lora import lora_delta_w, lora_linear_bwd, lora_linear_fwd
+from .methods.tlora import tlora_delta_w, tlora_linear_bwd, tlora_linear_fwd
+from .optimizers import OPTIMIZERS
 from .pretrained import load_pretrained
-from .train import evaluate, train
 
 __all__ = [
-    "Model",
+    "KERNELS",
+    "METHODS",
+    "OPTIMIZERS",
+    "delta_w",
     "encoder_bwd",
     "encoder_fwd",
-    "evaluate",
     "hidden_states",
     "load_pretrained",
     "lora_delta_w",
     "lora_linear_bwd",
     "lora_linear_fwd",
     "loss_and_grads",
-    "merge",
+    "loss_and_logits",
+    "own",
     "tlora_delta_w",
     "tlora_linear_bwd",
     "tlora_linear_fwd",
-    "train",
-    "unmerge",
 ]

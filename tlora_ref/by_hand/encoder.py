@@ -8,21 +8,22 @@ Twin        by_autograd/encoder.py.
 Checked by  tests/test_encoder.py: every gradient against the complex step and central differences;
             tests/test_pretrained.py: published models' architectures, against Hugging Face transformers.
 
-Gradients are computed for what trains and for nothing else: a frozen matrix keeps no input, a gradient goes
-on downwards only while something below it trains, and layers under the lowest trained one keep no cache.
+Gradients are computed for what trains and for nothing else: a frozen matrix keeps no input, and the layers under the
+lowest trained one keep no cache and are not read upwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..model import Model, adapter_arguments, check_inputs, check_layer, mergeable, padded_positions, with_merged
-from ..registry import METHODS, OPS
+from ..model import Model, adapter_arguments, adapter_arrays, check_inputs, check_layer, padded_positions
+from .methods import METHODS
 from .ops import (
     Array,
+    Cache,
     Grads,
     attention_bwd,
     attention_fwd,
@@ -54,74 +55,112 @@ Keep = Mapping[str, Array]
 # --- one matrix: adapted, trained or frozen ------------------------------------------------------
 
 
-def project_fwd(model: Model, name: str, x_NTI: Array, keep: Keep) -> tuple[Array, Any]:
+def project_fwd(model: Model, name: str, x_NTI: Array, keep: Keep) -> tuple[Array, Cache]:
     """x W + b through the kernel that this matrix needs, all tokens as rows: one large product is several times
     faster than one small one per sequence."""
     W_IO, b_O, x_NI = model.params[f"{name}.W"], model.params[f"{name}.b"], rows(x_NTI)
     if name in model.adapted:
         method, arguments = METHODS[model.adapter.method], adapter_arguments(model, name)
-        if method.norm:
-            arguments["norm_O"] = method.column_norm(W_IO, **arguments)
+        if method.constants_of is not None:
+            arguments |= method.constants_of(W_IO, **arguments)
         if name in keep:
             arguments[method.keep] = rows(keep[name])
-        y_NO, cache = OPS[method.op].fwd(x_NI, W_IO, b_O, **arguments)
+        y_NO, cache = method.kernel.fwd(x_NI, W_IO, b_O, **arguments)
+    elif model.trained_in(name):
+        y_NO, cache = linear_fwd(x_NI, W_IO, b_O)
     else:
-        y_NO, cache = (linear_fwd if model.trained_in(name) else frozen_linear_fwd)(x_NI, W_IO, b_O)
+        y_NO, cache = frozen_linear_fwd(x_NI, W_IO, b_O)
     return y_NO.reshape(*x_NTI.shape[:-1], -1), cache
 
 
-def project_bwd(model: Model, name: str, dy_NTO: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
-    """Put the trained gradients of this matrix into ``grads``; return dx when something ``below`` needs it."""
+def project_bwd(model: Model, name: str, dy_NTO: Array, cache: Cache, grads: Grads) -> Array:
+    """Put the trained gradients of this matrix into ``grads``; return dx (N, T, I)."""
+    dy_NO = rows(dy_NTO)
     if name in model.adapted:
-        bwd = OPS[METHODS[model.adapter.method].op].bwd
+        dx_NI = adapter_bwd(model, name, dy_NO, cache, grads, "x")
+    elif model.trained_in(name):
+        local = linear_bwd(dy_NO, cache, wrt={"x", *model.trained_in(name)})
+        dx_NI = local.pop("x")
+        add_gradients(grads, name, local)
     else:
-        bwd = linear_bwd if model.trained_in(name) else frozen_linear_bwd
-    dx_NI = _collect(model, name, bwd, rows(dy_NTO), cache, grads, below)
-    return dx_NI.reshape(*dy_NTO.shape[:-1], -1) if below else None
+        dx_NI = frozen_linear_bwd(dy_NO, cache)["x"]
+    return dx_NI.reshape(*dy_NTO.shape[:-1], -1)
 
 
-def norm_bwd(model: Model, name: str, dy: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
-    """The same for a LayerNorm."""
-    return _collect(model, name, layer_norm_bwd, dy, cache, grads, below)
+def adapter_bwd(model: Model, name: str, dy: Array, cache: Cache, grads: Grads, of: str) -> Array:
+    """The backward of an adapted matrix or block: its trained gradients into ``grads``, that of its input ``of``
+    returned. Gradients of arrays that other matrices share add up."""
+    method, site, trained = METHODS[model.adapter.method], model.adapted[name], model.trained_at(name)
+    local = method.kernel.bwd(dy, cache, wrt=method.kernel.wrt if method.scatter else {of, *trained})
+    dx = local.pop(of)
+    for base, gradient in method.gradients(local, adapter_arrays(model, name), site).items():
+        if base in trained:
+            full = method.full_name(name, base)
+            grads[full] = grads[full] + gradient if full in grads else gradient
+    return dx
 
 
-def _collect(
-    model: Model, name: str, bwd: Any, dy: Array, cache: Any, grads: Grads, below: bool, of: str = "x"
-) -> Array | None:
-    trained = model.trained_in(name)
-    local = bwd(dy, cache, wrt=trained | {of} if below else trained)
-    for key in trained:
-        # an array that the forward uses twice collects both gradients
-        before = grads.get(f"{name}.{key}")
-        grads[f"{name}.{key}"] = local[key] if before is None else before + local[key]
-    return local[of] if below else None
+def add_gradients(grads: Grads, name: str, local: Grads) -> None:
+    """Add the gradients of one module: an array that the forward uses twice collects both."""
+    for key, gradient in local.items():
+        full = f"{name}.{key}"
+        grads[full] = grads[full] + gradient if full in grads else gradient
 
 
-def norm_fwd(model: Model, name: str, x_NTD: Array) -> tuple[Array, Any]:
+def norm_fwd(model: Model, name: str, x_NTD: Array) -> tuple[Array, Cache]:
     """LayerNorm with this module's gamma and beta."""
     return layer_norm_fwd(x_NTD, model.params[f"{name}.gamma"], model.params[f"{name}.beta"], model.config.eps)
+
+
+def norm_bwd(model: Model, name: str, dy_NTD: Array, cache: Cache, grads: Grads) -> Array:
+    """Put the trained gradients of this LayerNorm into ``grads``; return dx (N, T, D)."""
+    local = layer_norm_bwd(dy_NTD, cache, wrt={"x", *model.trained_in(name)})
+    dx_NTD = local.pop("x")
+    add_gradients(grads, name, local)
+    return dx_NTD
 
 
 # --- one block: with a bottleneck adapter or without ---------------------------------------------
 
 
-def block_fwd(model: Model, name: str, z_NTD: Array, skip_NTD: Array) -> tuple[Array, Any]:
+def block_fwd(model: Model, name: str, z_NTD: Array, skip_NTD: Array) -> tuple[Array, Cache | None]:
     """skip + f(z) with the bottleneck adapter of that name; skip, and no cache, where there is none."""
     if name not in model.adapted:
         return skip_NTD, None
-    f_NTD, cache = OPS[METHODS[model.adapter.method].op].fwd(z_NTD, **adapter_arguments(model, name))
+    f_NTD, cache = METHODS[model.adapter.method].kernel.fwd(z_NTD, **adapter_arguments(model, name))
     return skip_NTD + f_NTD, cache
 
 
-def block_bwd(model: Model, name: str, df: Array, cache: Any, grads: Grads, below: bool) -> Array | None:
-    """The adapter's trained gradients into ``grads``; return dz when something ``below`` needs it."""
-    return _collect(model, name, OPS[METHODS[model.adapter.method].op].bwd, df, cache, grads, below, of="z")
+def block_bwd(model: Model, name: str, dout_NTD: Array, cache: Cache | None, grads: Grads) -> Array:
+    """dz (N, T, D) of z + f(z): dout through the skip and through the adapter, where there is one."""
+    if cache is None:
+        return dout_NTD
+    return dout_NTD + adapter_bwd(model, name, dout_NTD, cache, grads, "z")
 
 
 # --- one layer -----------------------------------------------------------------------------------
 
 
-def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: Keep) -> tuple[Array, Any]:
+class LayerCache(NamedTuple):
+    """What each step of a layer keeps for its backward, in the order of the forward; None: there is no adapter."""
+
+    query: Cache
+    key: Cache
+    value: Cache
+    attention: Cache
+    output: Cache
+    attn_block: Cache | None
+    attn_norm: Cache
+    ffn_in: Cache
+    gelu: Cache
+    ffn_out: Cache
+    ffn_block: Cache | None
+    ffn_norm: Cache
+    norm_block: Cache | None
+    again: Cache | None
+
+
+def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: Keep) -> tuple[Array, LayerCache]:
     """One encoder layer, ``at`` = "layers.0".  x (N, T, D) -> y (N, T, D)."""
     # a = output(attention(query(x), key(x), value(x)))
     q_NTD, c_query = project_fwd(model, f"{at}.query", x_NTD, keep)
@@ -145,76 +184,51 @@ def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: 
     c_again = None
     if c_norm_block is not None:
         y_NTD, c_again = norm_fwd(model, f"{at}.ffn_norm", s_NTD)
-    attention_caches = (c_query, c_key, c_value, c_attention, c_output, c_attn_block, c_attn_norm)
-    return y_NTD, (*attention_caches, c_ffn_in, c_gelu, c_ffn_out, c_ffn_block, c_ffn_norm, c_norm_block, c_again)
+    return y_NTD, LayerCache(
+        query=c_query,
+        key=c_key,
+        value=c_value,
+        attention=c_attention,
+        output=c_output,
+        attn_block=c_attn_block,
+        attn_norm=c_attn_norm,
+        ffn_in=c_ffn_in,
+        gelu=c_gelu,
+        ffn_out=c_ffn_out,
+        ffn_block=c_ffn_block,
+        ffn_norm=c_ffn_norm,
+        norm_block=c_norm_block,
+        again=c_again,
+    )
 
 
-def anything_below(model: Model, at: str, need_dx: bool) -> dict[str, bool]:
-    """For each module of a layer: does anything under it train, so that it must hand its dx on?"""
-    below = dict.fromkeys(("query", "key", "value"), need_dx)
-    need = need_dx or any(model.trained_in(f"{at}.{m}") for m in below)
-    for module in ("output", "attn_block", "attn_norm", "ffn_in", "ffn_out", "ffn_block", "ffn_norm", "norm_block"):
-        below[module] = need
-        need = need or bool(model.trained_in(f"{at}.{module}"))
-    return below | {"again": need}
-
-
-def layer_bwd(model: Model, at: str, dy_NTD: Array, cache: Any, grads: Grads, need_dx: bool) -> Array | None:
-    """The layer read upwards. Fills ``grads``; returns dx (N, T, D) if asked for and stops early if not."""
-    c_query, c_key, c_value, c_attention, c_output, c_attn_block, c_attn_norm, *cache = cache
-    c_ffn_in, c_gelu, c_ffn_out, c_ffn_block, c_ffn_norm, c_norm_block, c_again = cache
-    below = anything_below(model, at, need_dx)
+def layer_bwd(model: Model, at: str, dy_NTD: Array, c: LayerCache, grads: Grads) -> Array:
+    """The layer read upwards. Fills ``grads``; returns dx (N, T, D)."""
     # y = LN(s + f(LN(s))) where an adapter sits behind the norm: s reaches y twice
-    dskip_NTD = None
-    if c_again is not None:
-        dskip_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c_again, grads, below["again"])
-        if not below["again"]:
-            return None
-        dy_NTD = block_bwd(model, f"{at}.norm_block", dskip_NTD, c_norm_block, grads, below["norm_block"])
-        if not below["norm_block"]:
-            return None
-    # y = LN(s),   s = h + m
-    ds_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c_ffn_norm, grads, below["ffn_norm"])
-    if not below["ffn_norm"]:
-        return None
-    ds_NTD = dm_NTD = ds_NTD if dskip_NTD is None else ds_NTD + dskip_NTD
-    if c_ffn_block is not None:
-        df_NTD = block_bwd(model, f"{at}.ffn_block", ds_NTD, c_ffn_block, grads, below["ffn_block"])
-        if not below["ffn_block"]:
-            return None
-        dm_NTD = ds_NTD + df_NTD
+    if c.norm_block is not None:
+        dskip_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c.again, grads)
+        dz_NTD = adapter_bwd(model, f"{at}.norm_block", dskip_NTD, c.norm_block, grads, "z")
+        ds_NTD = dskip_NTD + norm_bwd(model, f"{at}.ffn_norm", dz_NTD, c.ffn_norm, grads)
+    # y = LN(s)
+    else:
+        ds_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c.ffn_norm, grads)
+    # s = h + m,   m + f(m) for m where an adapter sits there
+    dm_NTD = block_bwd(model, f"{at}.ffn_block", ds_NTD, c.ffn_block, grads)
     # m = ffn_out(gelu(ffn_in(h)))
-    dg_NTF = project_bwd(model, f"{at}.ffn_out", dm_NTD, c_ffn_out, grads, below["ffn_out"])
-    if not below["ffn_out"]:
-        return None
-    di_NTF = gelu_bwd(dg_NTF, c_gelu)["x"]
-    dffn_NTD = project_bwd(model, f"{at}.ffn_in", di_NTF, c_ffn_in, grads, below["ffn_in"])
-    if not below["ffn_in"]:
-        return None
-    # h reaches y twice: through the residual and through the feed-forward block
-    dh_NTD = ds_NTD + dffn_NTD
-    # h = LN(x + a)
-    dsum_NTD = da_NTD = norm_bwd(model, f"{at}.attn_norm", dh_NTD, c_attn_norm, grads, below["attn_norm"])
-    if not below["attn_norm"]:
-        return None
-    if c_attn_block is not None:
-        df_NTD = block_bwd(model, f"{at}.attn_block", dsum_NTD, c_attn_block, grads, below["attn_block"])
-        if not below["attn_block"]:
-            return None
-        da_NTD = dsum_NTD + df_NTD
+    dg_NTF = project_bwd(model, f"{at}.ffn_out", dm_NTD, c.ffn_out, grads)
+    di_NTF = gelu_bwd(dg_NTF, c.gelu)["x"]
+    # h reaches s twice: through the residual and through the feed-forward block
+    dh_NTD = ds_NTD + project_bwd(model, f"{at}.ffn_in", di_NTF, c.ffn_in, grads)
+    # h = LN(x + a),   a + f(a) for a where an adapter sits there
+    dsum_NTD = norm_bwd(model, f"{at}.attn_norm", dh_NTD, c.attn_norm, grads)
+    da_NTD = block_bwd(model, f"{at}.attn_block", dsum_NTD, c.attn_block, grads)
     # a = output(attention(query(x), key(x), value(x)))
-    do_NTD = project_bwd(model, f"{at}.output", da_NTD, c_output, grads, below["output"])
-    if not below["output"]:
-        return None
-    inputs = (("q", "query", c_query), ("k", "key", c_key), ("v", "value", c_value))
-    needed = [(d, m, c) for d, m, c in inputs if need_dx or model.trained_in(f"{at}.{m}")]
-    dattention = attention_bwd(do_NTD, c_attention, wrt=[d for d, _, _ in needed])
-    dx_NTD = dsum_NTD
-    for d, module, c in needed:
-        dpath_NTD = project_bwd(model, f"{at}.{module}", dattention[d], c, grads, need_dx)
-        if need_dx:
-            dx_NTD = dx_NTD + dpath_NTD
-    return dx_NTD if need_dx else None
+    do_NTD = project_bwd(model, f"{at}.output", da_NTD, c.output, grads)
+    dattention = attention_bwd(do_NTD, c.attention)
+    # x reaches h four times: through the residual, query, key and value
+    dx_NTD = dsum_NTD + project_bwd(model, f"{at}.query", dattention["q"], c.query, grads)
+    dx_NTD = dx_NTD + project_bwd(model, f"{at}.key", dattention["k"], c.key, grads)
+    return dx_NTD + project_bwd(model, f"{at}.value", dattention["v"], c.value, grads)
 
 
 # --- the whole encoder ---------------------------------------------------------------------------
@@ -245,19 +259,18 @@ def embed_bwd(model: Model, dx_NTD: Array, cache: Any, grads: Grads) -> None:
     """The embeddings' trained gradients into ``grads``."""
     c_embed, c_position, c_type, c_norm = cache
     # e = LN(embed(input) + position + type)
-    under = model.trained_in("embed") | model.trained_in("position") | model.trained_in("type")
-    de_NTD = norm_bwd(model, "embed_norm", dx_NTD, c_norm, grads, bool(under))
+    de_NTD = norm_bwd(model, "embed_norm", dx_NTD, c_norm, grads)
     if model.trained_in("type"):
-        _collect(model, "type", embedding_bwd, de_NTD, c_type, grads, below=False)
+        add_gradients(grads, "type", embedding_bwd(de_NTD, c_type))
     if model.trained_in("position") and model.config.pad_id is not None:
-        _collect(model, "position", embedding_bwd, de_NTD, c_position, grads, below=False)
+        add_gradients(grads, "position", embedding_bwd(de_NTD, c_position))
     elif model.trained_in("position"):
         dposition_TD = np.zeros_like(model.params["position.W"], dtype=de_NTD.dtype)
         dposition_TD[: de_NTD.shape[1]] = de_NTD.sum(axis=0)
-        grads["position.W"] = dposition_TD
+        add_gradients(grads, "position", {"W": dposition_TD})
     if model.trained_in("embed"):
         tokens_bwd = embedding_bwd if model.config.vocab else linear_bwd
-        _collect(model, "embed", tokens_bwd, de_NTD, c_embed, grads, below=False)
+        add_gradients(grads, "embed", tokens_bwd(de_NTD, c_embed, wrt=model.trained_in("embed")))
 
 
 def hidden_states(
@@ -277,21 +290,32 @@ def hidden_states(
     return x_NTD
 
 
+class EncoderCache(NamedTuple):
+    """The model, and what each step of the encoder keeps for its backward; None for a layer below all that trains."""
+
+    model: Model
+    embedding: Any
+    layers: tuple[LayerCache | None, ...]
+    pool: Cache
+    pooler: Cache | None
+    tanh: Cache | None
+    head: Cache
+
+
 def encoder_fwd(
     model: Model,
     inputs: Array,
     mask_NT: Array | None = None,
     keep: Keep | None = None,
     types_NT: Array | None = None,
-) -> tuple[Array, Any]:
+) -> tuple[Array, EncoderCache]:
     """Logits (N, V).  inputs: token ids (N, T), or continuous tokens (N, T, I), or the hidden states (N, T, D) that
     the lowest layer held reads; mask (N, T), True where a token is real; keep: dropout masks by matrix name, None
     for evaluation; token types (N, T), None: all zero. Raises InputError, ShapeError."""
     check_inputs(model, inputs, mask_NT, types_NT)
     config, keep = model.config, keep or {}
     x_NTD, c_embedding = (inputs, None) if config.first else embed_fwd(model, inputs, types_NT)
-    c_embedding = c_embedding if model.lowest < 0 else None
-    c_layers = []
+    c_layers: list[LayerCache | None] = []
     for layer in range(config.first, config.layers):
         x_NTD, c_layer = layer_fwd(model, f"layers.{layer}", x_NTD, mask_NT, keep)
         c_layers.append(c_layer if layer >= model.lowest else None)
@@ -305,28 +329,23 @@ def encoder_fwd(
         z_ND, c_pooler = project_fwd(model, "pooler", z_ND, keep)
         z_ND, c_tanh = tanh_fwd(z_ND)
     logits_NV, c_head = project_fwd(model, "head", z_ND, keep)
-    return logits_NV, (model, c_embedding, c_layers, c_pool, (c_pooler, c_tanh, c_head))
+    c_embedding = c_embedding if model.lowest < 0 else None
+    return logits_NV, EncoderCache(model, c_embedding, tuple(c_layers), c_pool, c_pooler, c_tanh, c_head)
 
 
-def encoder_bwd(dlogits_NV: Array, cache: Any) -> Grads:
+def encoder_bwd(dlogits_NV: Array, cache: EncoderCache) -> Grads:
     """The gradient of every trained array, by its name."""
-    model, c_embedding, c_layers, c_pool, (c_pooler, c_tanh, c_head) = cache
-    config, grads = model.config, {}
-    in_layers = model.lowest < config.layers
+    model, c, grads = cache.model, cache, {}
     # logits = head(z);   z = pool(x), or tanh(pooler(pool(x)))
-    dz_ND = project_bwd(model, "head", dlogits_NV, c_head, grads, in_layers or bool(model.trained_in("pooler")))
-    if dz_ND is not None and config.pooler:
-        dz_ND = tanh_bwd(dz_ND, c_tanh)["x"]
-        dz_ND = project_bwd(model, "pooler", dz_ND, c_pooler, grads, in_layers)
-    if dz_ND is None:
-        return grads
-    dx_NTD = (mean_pool_bwd if config.pool == "mean" else first_token_bwd)(dz_ND, c_pool)["x"]
-    # the layers, from the top to the lowest that trains; only that one may stop early
-    for layer in range(config.layers - 1, max(model.lowest, 0) - 1, -1):
-        c_layer = c_layers[layer - config.first]
-        dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c_layer, grads, layer > model.lowest)
+    dz_ND = project_bwd(model, "head", dlogits_NV, c.head, grads)
+    if model.config.pooler:
+        dz_ND = project_bwd(model, "pooler", tanh_bwd(dz_ND, c.tanh)["x"], c.pooler, grads)
+    dx_NTD = (mean_pool_bwd if model.config.pool == "mean" else first_token_bwd)(dz_ND, c.pool)["x"]
+    # the layers, from the top to the lowest that trains: under it nothing asks for a gradient
+    for layer in range(model.config.layers - 1, max(model.lowest, model.config.first) - 1, -1):
+        dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c.layers[layer - model.config.first], grads)
     if model.lowest < 0:
-        embed_bwd(model, dx_NTD, c_embedding, grads)
+        embed_bwd(model, dx_NTD, c.embedding, grads)
     return grads
 
 
@@ -339,13 +358,24 @@ def loss_and_grads(
     types_NT: Array | None = None,
 ) -> tuple[Array, Grads, Array]:
     """The mean cross-entropy of a batch, the gradient of every trained array, and the logits (N, V)."""
+    dtype = model.params["head.W"].dtype
+    keep = {name: mask.astype(dtype, copy=False) for name, mask in (keep or {}).items()}
     logits_NV, c_encoder = encoder_fwd(model, inputs, mask_NT, keep, types_NT)
     loss, c_loss = cross_entropy_fwd(logits_NV, labels_N)
     dlogits_NV = cross_entropy_bwd(1.0, c_loss)["logits"]
     return loss, encoder_bwd(dlogits_NV, c_encoder), logits_NV
 
 
-# --- merging -------------------------------------------------------------------------------------
+def loss_and_logits(
+    model: Model,
+    inputs: Array,
+    labels_N: Array,
+    mask_NT: Array | None = None,
+    types_NT: Array | None = None,
+) -> tuple[float, Array]:
+    """The mean cross-entropy of a batch and its logits (N, V), without dropout."""
+    logits_NV, _ = encoder_fwd(model, inputs, mask_NT, types_NT=types_NT)
+    return float(cross_entropy_fwd(logits_NV, labels_N)[0]), logits_NV
 
 
 def delta_w(model: Model, name: str) -> Array:
@@ -354,9 +384,6 @@ def delta_w(model: Model, name: str) -> Array:
     return METHODS[model.adapter.method].delta_w(W0_IO, **adapter_arguments(model, name))
 
 
-def merge(model: Model) -> Model:
-    """A model whose adapted matrices are W0 + dW and run as plain linear layers, equal in evaluation.
-
-    Out of place: the given model is unchanged, and the new one keeps the original W0 for ``model.unmerge``.
-    """
-    return with_merged(model, {name: delta_w(model, name) for name in mergeable(model)})
+def own(model: Model) -> Model:
+    """The model itself: nothing by hand changes an array in place."""
+    return model

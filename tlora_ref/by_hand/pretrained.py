@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..config import EncoderConfig
-from ..init import normal
+from ..draws import normal
 from ..model import Model, encoder_shapes
 from ..shapes import InputError
 

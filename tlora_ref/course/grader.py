@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from ..by_hand.kernels import KERNELS
 from ..gradcheck import Report
 from ..gradcheck import check as check_gradient
 from ..gradcheck.oracles import spell
 from ..gradcheck.pair import leaves, relayout
 from ..gradcheck.point import same_bits
-from ..registry import OPS
 from ..shapes import InputError
 from ..verification.mutants import mutant
 from ..verification.scenarios import Case, scenarios
@@ -225,7 +225,7 @@ class Gradient(Traced):
             fixed = {name: None for name in case.args if name not in given}
             wrt = [key for key in self.keys if case.differentiable.get(key) is not None]
             report = check_gradient(
-                OPS[self.op].fwd, lambda dout, **inputs: vjp(dout, inputs), {**given, **fixed}, wrt=wrt, seed=seed
+                KERNELS[self.op].fwd, lambda dout, **inputs: vjp(dout, inputs), {**given, **fixed}, wrt=wrt, seed=seed
             )
             if not report.ok:
                 return _observation(label, report)
@@ -244,11 +244,11 @@ def _observation(label: str, report: Report) -> str:
 
 @cache
 def _cases(op: str, at: tuple[str, ...], optional: bool) -> tuple[tuple[str, Case], ...]:
-    found = [(label, case) for label, case in scenarios(OPS[op]) if label in at]
+    found = [(label, case) for label, case in scenarios(KERNELS[op]) if label in at]
     if not optional:
-        nothing = {arg.name: None for arg in OPS[op].args if arg.optional}
+        nothing = {arg.name: None for arg in KERNELS[op].args if arg.optional}
         found = [(label, replace(case, args={**case.args, **nothing})) for label, case in found]
-    if any(arg.base == "alpha" for arg in OPS[op].args):
+    if any(arg.base == "alpha" for arg in KERNELS[op].args):
         case = found[0][1]
         found.append(("alpha < 0", replace(case, args={**case.args, "alpha": np.array(-0.6)})))
     return tuple(found)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..by_hand import tlora_linear_bwd, tlora_linear_fwd
-from ..registry import OPS
+from ..by_hand.kernels import KERNELS
 from ..shapes import ShapeError, bind
 from ..verification.scenarios import scenarios
 from .grader import Judged, Misconception, Values
@@ -20,7 +20,7 @@ PLACES = ("different sizes", "square", "rank 1", "one row", "two leading axes", 
 
 
 def _layers() -> list[tuple[str, tuple[Any, ...]]]:
-    found = [(label, case.args) for label, case in scenarios(OPS["tlora_linear"]) if label in PLACES]
+    found = [(label, case.args) for label, case in scenarios(KERNELS["tlora_linear"]) if label in PLACES]
     return [(label, tuple(args[n] for n in args if n != "keep_NO")) for label, args in found]
 
 

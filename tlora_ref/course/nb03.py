@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..registry import OPS
+from ..by_hand.kernels import KERNELS
 from ..verification.mutants import mutant
 from ..verification.scenarios import scenarios
 from .grader import Judged, Misconception, Values
@@ -158,19 +158,19 @@ class _Case:
 
 def _case(op: str, bug: str = "", change: Callable[[dict[str, Array]], dict[str, Array]] = dict) -> _Case:
     """A kernel at a generic point, right or with a seeded bug, its gradients changed further by ``change``."""
-    args = dict(scenarios(OPS[op], 2))["different sizes"].args
-    fwd, bwd = mutant(bug).pair() if bug else (OPS[op].fwd, OPS[op].bwd)
-    names = {arg.base: arg.name for arg in OPS[op].args}
+    args = dict(scenarios(KERNELS[op], 2))["different sizes"].args
+    fwd, bwd = mutant(bug).pair() if bug else (KERNELS[op].fwd, KERNELS[op].bwd)
+    names = {arg.base: arg.name for arg in KERNELS[op].args}
 
     def vjp(dout: Any, cache: Any) -> dict[str, Array]:
         return {names[key]: grad for key, grad in change(bwd(dout, cache)).items()}
 
-    return _Case(fwd, vjp, args, tuple(names[key] for key in OPS[op].wrt))
+    return _Case(fwd, vjp, args, tuple(names[key] for key in KERNELS[op].wrt))
 
 
 def _shifted_softmax() -> _Case:
     """softmax(x + c): c shifts every entry, so dc is zero; computed, it is a few roundings."""
-    row = OPS["softmax"]
+    row = KERNELS["softmax"]
     x = dict(scenarios(row, 2))["different sizes"].args["x_NV"]
 
     def fn(x: Array, c: Array) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..by_hand.kernels import KERNELS
 from ..gradcheck import check
-from ..registry import OPS
 from ..shapes import InputError
 from ..verification.mutants import BUGS, Mutant, holds, mutant
 from ..verification.scenarios import draw_case
@@ -17,7 +17,7 @@ from .grader import Judged, Misconception
 
 Array = np.ndarray
 
-LAYER = OPS["tlora_linear"]
+LAYER = KERNELS["tlora_linear"]
 LAYER_BUGS = tuple(m for m in BUGS if m.op == LAYER.name)
 
 # --- hidden(): which of twelve bugs cannot be seen at B = 0, alpha = 1? ---------------------------
@@ -224,7 +224,7 @@ STILL_HIDDEN = "A bug of LayerNorm is still hidden from your cotangent. What do 
 
 
 def _judge_cotangent(answer: Any) -> str:
-    row = OPS["layer_norm"]
+    row = KERNELS["layer_norm"]
     case = draw_case(row, 2, (5,), {"D": 6}, generic=True)
     args = {**case.args, "gamma_D": np.ones(6), "beta_D": np.zeros(6)}
     for shape in ((5, 6), ()):

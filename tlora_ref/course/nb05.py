@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..by_hand.family import tri_linear_fwd
+from ..by_hand.methods.lora_xs import tri_linear_fwd
 from ..counts import activations
 from .grader import Judged, Misconception, Values
 

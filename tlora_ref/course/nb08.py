@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..init import factor_stds
+from ..by_hand.methods.tlora import factor_stds
 from .grader import Misconception, Values
 
 Array = np.ndarray

@@ -87,7 +87,9 @@ def choose_oracle(oracle: Any, fn: Any) -> Oracle:
         row = row_of(fn)
         if row is None:
             raise InputError("oracle='torch' needs a kernel of the registry; give the twin itself for your function")
-        return torch_oracle(row.twin)
+        from ..by_autograd.kernels import KERNEL_TWINS
+
+        return torch_oracle(KERNEL_TWINS[row.name])
     if oracle != "auto" and oracle not in ORACLES:
         raise InputError(f"oracle is {oracle!r}, expected auto, {', '.join(ORACLES)}, torch or a twin")
     return ORACLES["complex" if oracle == "auto" else oracle]

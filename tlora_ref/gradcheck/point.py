@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..registry import OPS, Op
+from ..by_hand.kernels import KERNELS
+from ..methods import Kernel
 from ..shapes import InputError, split_name
 from .oracles import Oracle, spell, to_fractions
 from .pair import Array, Pair, kind, leaves, rebuilt, relayout
@@ -205,13 +206,13 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is {first_bad(value)}, expected finite numbers")
 
 
-def row_of(fn: Any) -> Op | None:
+def row_of(fn: Any) -> Kernel | None:
     """The row of the registry whose forward this is; a row may be a kernel with some arguments fixed."""
 
     def unfolded(f: Any) -> Any:
         return (f.func, f.keywords) if isinstance(f, partial) else (f, {})
 
-    return next((op for op in OPS.values() if unfolded(op.fwd) == unfolded(fn)), None)
+    return next((op for op in KERNELS.values() if unfolded(op.fwd) == unfolded(fn)), None)
 
 
 def declared(fn: Any, inputs: Mapping[str, Any], wrt: Collection[str] | None) -> list[str]:

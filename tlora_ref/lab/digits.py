@@ -14,10 +14,10 @@ from typing import Any
 from ..config import AdapterConfig, EncoderConfig, TrainConfig
 from ..counts import Counts, count
 from ..init import attach, init_encoder
-from ..loop import NonFiniteError
 from ..model import Model
-from ..room import Room
+from ..training import NonFiniteError
 from .data import Part
+from .rooms import Room
 
 ENCODER = EncoderConfig(width=32, layers=2, heads=4, hidden=64, time=8, features=8, classes=10)
 

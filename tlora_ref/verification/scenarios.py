@@ -17,8 +17,8 @@ import numpy as np
 
 from ..config import AdapterConfig, EncoderConfig
 from ..init import attach, init_encoder
+from ..methods import Kernel
 from ..model import Model
-from ..registry import Op
 
 ALPHAS = (1.7, -0.6, 1.0, 0.0, -1.0)
 
@@ -30,7 +30,7 @@ ALPHAS = (1.7, -0.6, 1.0, 0.0, -1.0)
 class Case:
     """One set of arguments for a kernel, and the shape of its result."""
 
-    op: Op
+    op: Kernel
     args: dict[str, Any]
     out_shape: tuple[int, ...]
     seed: int
@@ -52,7 +52,7 @@ class Case:
         return {**self.args, name: value}
 
 
-def sizes(rng: np.random.Generator, op: Op) -> dict[str, int]:
+def sizes(rng: np.random.Generator, op: Kernel) -> dict[str, int]:
     """A size per letter: pairwise different, from 1 on; D = H * K where the op has heads."""
     letters = sorted({letter for arg in op.args for letter in arg.letters if letter != "N"})
     drawn = dict(zip(letters, map(int, rng.permutation(np.arange(1, 1 + len(letters) + 3))), strict=False))
@@ -63,7 +63,7 @@ def sizes(rng: np.random.Generator, op: Op) -> dict[str, int]:
 
 
 def draw_case(
-    op: Op, seed: int, lead: tuple[int, ...], size: Mapping[str, int], scale: float = 1.0, generic: bool = False
+    op: Kernel, seed: int, lead: tuple[int, ...], size: Mapping[str, int], scale: float = 1.0, generic: bool = False
 ) -> Case:
     """Everything from one seed, so that a failing example is one number.
 
@@ -114,7 +114,7 @@ START = {"B": 0.0, "alpha": 1.0, "gamma": 1.0, "beta": 0.0}
 """The values an array starts from: TLoRA's initial point, and LayerNorm's."""
 
 
-def scenarios(op: Op, seed: int = 0) -> Iterator[tuple[str, Case]]:
+def scenarios(op: Kernel, seed: int = 0) -> Iterator[tuple[str, Case]]:
     """(name, case) for every scenario that means something for this kernel.
 
     different sizes (pairwise) and, from there, one thing at a time: square, rank 1, one row, one token, two
@@ -217,8 +217,8 @@ def encoder_loss(
 
     ``start``: as it is initialised; otherwise every array is moved, since B = 0 and alpha = 1 hide mistakes.
     """
-    from ..loop import dropout_masks
-    from ..registry import METHODS
+    from ..by_hand.methods import METHODS
+    from ..training import dropout_masks
 
     small = {"width": 6, "layers": 2, "heads": 2, "hidden": 5, "time": 4, "classes": 3}
     config = EncoderConfig(**{**small, **({} if "vocab" in config else {"features": 3}), **config})
@@ -239,7 +239,7 @@ def encoder_loss(
 
 
 def _frozen_factors(model: Model) -> set[str]:
-    from ..registry import METHODS
+    from ..by_hand.methods import METHODS
 
     if model.adapter is None:
         return set()

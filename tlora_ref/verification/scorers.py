@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from ..by_hand.kernels import KERNELS
 from ..gradcheck.checker import check
-from ..registry import OPS
 from ..shapes import InputError, split_name
 from .mutants import ALL, BUGS, CONTROLS, Mutant
 from .mutants.mutant import Pair
@@ -128,12 +128,13 @@ def minitorch_style(fn: Any, vjp: Any, inputs: Mapping[str, Any], wrt: Sequence[
 
 def loss_falls(fn: Any, vjp: Any, inputs: Mapping[str, Any], wrt: Sequence[str], seed: int) -> bool:
     """loss = |out - target|^2 / 2, fifty steps of AdamW with learning rate 1e-2."""
-    from ..by_hand.train import adamw_init, adamw_step
+    from ..by_hand.optimizers import adamw_init, adamw_step
     from ..config import TrainConfig
 
     params = {name: inputs[name] for name in wrt}
     target = np.random.default_rng(seed).standard_normal(np.shape(fn(**inputs)[0]))
-    state, config, losses = adamw_init(params), TrainConfig(weight_decay=0.0), []
+    config, losses = TrainConfig(weight_decay=0.0), []
+    state = adamw_init(params, config)
     for _ in range(50):
         out, cache = fn(**{**inputs, **params})
         losses.append(((out - target) ** 2).sum() / 2)
@@ -205,14 +206,14 @@ def problems(op: str, pair: Pair, point: str = "all", seed: int = SEED) -> Itera
     """A forward and a backward of ``op`` (as in Mutant) at a point of ``POINTS``, "all": one after the other."""
     if point not in POINTS:
         raise InputError(f"point is {point!r}, expected one of {', '.join(POINTS)}")
-    if op not in OPS:
+    if op not in KERNELS:
         method = op.removeprefix("encoder").lstrip("_") or "tlora"
         small = encoder_loss(method, seed, rows=2, time=3, start=point == "initial", layers=1)
         rest = encoder_scenarios(method, seed) if point == "all" else ()
         losses = chain([small], (loss for _, loss in rest))
         yield from (_encoder_problem(pair, loss) for loss in losses)
         return
-    found = scenarios(OPS[op], seed)
+    found = scenarios(KERNELS[op], seed)
     if point != "all":
         cases = dict(found)
         chosen = "initial point" if point == "initial" and "initial point" in cases else "different sizes"
@@ -242,7 +243,7 @@ def _encoder_problem(pair: Pair, loss: Loss) -> Problem:
 
 def clean(configurations: int) -> Iterator[Problem]:
     """Right gradients at points drawn from 0, 1, 2 ...: every fifth an encoder, else a kernel of the registry."""
-    leads, ops = ((4,), (2, 3), (1,), ()), list(OPS.values())
+    leads, ops = ((4,), (2, 3), (1,), ()), list(KERNELS.values())
     for seed in range(configurations):
         if seed % 5 == 0:
             loss = encoder_loss("tlora", seed, rows=2, time=3, layers=1)

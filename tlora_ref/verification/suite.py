@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from ..by_hand.kernels import KERNELS
 from ..gradcheck.checker import FLOAT32, check
 from ..gradcheck.oracles import ORACLES
 from ..gradcheck.report import Report
-from ..registry import OPS
 from .scenarios import encoder_scenarios, scenarios
 
 NEEDS = {"torch": "torch", "mpmath": "mpmath"}
@@ -54,7 +54,7 @@ def available() -> tuple[str, ...]:
 def tasks() -> list[Task]:
     """The whole suite. On encoders the slow oracles run at the first scenario only."""
     found = []
-    for name, op in OPS.items():
+    for name, op in KERNELS.items():
         for scenario, _ in scenarios(op):
             oracles = ("auto",) if scenario == "float32" else available()
             found.append(Task(name, None, scenario, tuple(o for o in oracles if o != "exact" or op.exact)))
@@ -73,7 +73,7 @@ def run_task(_: Any, task: Task) -> list[Found]:
         pick = {"torch": loss.twin}
         reports = [check(loss.fn, loss.vjp, loss.inputs, oracle=pick.get(o, o)) for o in task.oracles]
         return [Found(task, o, report, loss.flat) for o, report in zip(task.oracles, reports, strict=True)]
-    op = OPS[task.subject]
+    op = KERNELS[task.subject]
     args = dict(scenarios(op))[task.scenario].args
     return [Found(task, oracle, check(op.fwd, op.bwd, args, oracle=oracle)) for oracle in task.oracles]
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...by_hand.adapters import tlora_linear_bwd, tlora_linear_fwd
-from ...by_hand.train import adamw_init, adamw_step
+from ...by_hand.methods.tlora import tlora_linear_bwd, tlora_linear_fwd
+from ...by_hand.optimizers import adamw_init, adamw_step
 from ...config import TrainConfig
 from ...shapes import InputError
 
@@ -45,8 +45,8 @@ def descend(optimizer: str, lr: float, steps: int, seed: int = 0) -> Array:
     A_IR, C_RO = rng.standard_normal((12, 4)) / np.sqrt(12), rng.standard_normal((4, 10)) / np.sqrt(4)
     goal_NO = x_NI @ (W0_IO + target_IO)
     params = {"B": np.zeros((4, 4)), "alpha": np.ones(())}
-    adamw, velocity = adamw_init(params), {name: np.zeros_like(p) for name, p in params.items()}
     config, found = TrainConfig(weight_decay=0.0), [1.0]
+    adamw, velocity = adamw_init(params, config), {name: np.zeros_like(p) for name, p in params.items()}
     for _ in range(steps):
         y_NO, cache = tlora_linear_fwd(x_NI, W0_IO, None, A_IR, params["B"], C_RO, params["alpha"])
         # loss = ||y - goal||^2 / (2 N),   dy = (y - goal) / N

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ...config import TrainConfig
-from ...init import normal
-from ...loop import learning_rate
+from ...draws import normal
 from ...model import Model
+from ...training import learning_rate
 from .conserved import OPTIMIZERS, conserved, drift
 from .distribution import describe
 from .norms import late_growth, validation_rise

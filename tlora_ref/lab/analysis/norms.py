@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...loop import History
 from ...model import Model, adapter_arguments
 from ...shapes import InputError, split_name
+from ...training import History
 
 
 def factor_norms(model: Model) -> dict[str, dict[str, float]]:

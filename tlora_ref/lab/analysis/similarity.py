@@ -13,7 +13,7 @@ from math import sqrt
 
 import numpy as np
 
-from ...init import stream
+from ...draws import stream
 from ...shapes import InputError, ShapeError
 
 Array = np.ndarray

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from ...by_autograd.adapters import tlora_linear
 from ...by_autograd.linear import TLoRALinear
+from ...by_autograd.methods.tlora import tlora_linear
 
 
 class Candidate(nn.Module):

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ...by_hand.kernels import KERNELS
 from ...gradcheck import check
-from ...registry import OPS
 from .timing import interleaved
 
 RANKS = (4, 16, 64, 256)
@@ -31,7 +31,7 @@ def arguments(rank: int) -> dict[str, Any]:
 
 def measure(rank: int, seconds: float, most_numbers: int = 5000) -> list[dict[str, Any]]:
     """One row a mode. Full mode is left out where it would ask for more than ``most_numbers``."""
-    op, given, calls, trained = OPS["tlora_linear"], arguments(rank), [0], rank * rank + 1
+    op, given, calls, trained = KERNELS["tlora_linear"], arguments(rank), [0], rank * rank + 1
 
     def forward(**inputs: Any) -> Any:
         calls[0] += 1

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ... import by_autograd, by_hand
-from ...by_hand.train import adamw_init, adamw_step
+from ...by_hand.optimizers import adamw_init, adamw_step
 from ...config import AdapterConfig, EncoderConfig, TrainConfig
 from ...counts import encoder_activations
 from ...init import attach, init_encoder
@@ -41,7 +41,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 def step_by_hand(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     """One step in NumPy; every call is the same step."""
     params, config = {name: model.params[name] for name in sorted(model.trained)}, TrainConfig()
-    state = adamw_init(params)
+    state = adamw_init(params, config)
 
     def call() -> dict[str, np.ndarray]:
         _, grads, _ = by_hand.loss_and_grads(model, x, y)
@@ -55,8 +55,8 @@ def step_in_torch(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], An
     import torch
 
     from ...by_autograd.encoder import leaves
-    from ...by_autograd.train import adamw
-    from ...by_autograd.train import adamw_step as torch_step
+    from ...by_autograd.optimizers import adamw
+    from ...by_autograd.optimizers import adamw_step as torch_step
 
     config, twin = TrainConfig(), leaves(by_autograd.to_torch(model))
     params = {name: twin.params[name] for name in sorted(twin.trained)}

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ...by_hand.methods import METHODS
 from ...config import AdapterConfig, TrainConfig
-from ...registry import METHODS
 from ...shapes import InputError
 from .tasks import find_task
 

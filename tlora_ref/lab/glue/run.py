@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...by_autograd.inject import is_adapted
-from ...by_autograd.train import adamw
+from ...by_autograd.optimizers import adamw
 from ...checkpoint import save_adapter
 from ...files import write_atomic
-from ...loop import NonFiniteError, batches, learning_rate, steps_per_epoch
+from ...training import NonFiniteError, batches, learning_rate, steps_per_epoch
 from .data import Tokens, collate
 from .distributed import Processes
 from .metrics import score

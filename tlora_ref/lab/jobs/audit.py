@@ -30,7 +30,6 @@ from ...config import AdapterConfig, TrainConfig
 from ...counts import held
 from ...files import write_atomic
 from ...model import Model
-from ...room import ByHand
 from ...shapes import InputError
 from ...tables import output_folder, table, write_json
 from ..analysis.claims import judge
@@ -44,6 +43,7 @@ from ..bench.stored import overhead
 from ..data import SHIFTS, load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Shared, Task, fingerprint, pretrain
 from ..learning_rates import described, search
+from ..rooms import ByHand
 from ..runs import one_thread, run_all, with_progress
 
 DEEP = replace(ENCODER, layers=4)

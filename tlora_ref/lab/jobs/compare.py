@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
-from ...counts import trained
-from ...model import adapted_matrices
-from ...registry import METHODS
-from ...room import ByHand
+from ...by_hand.methods import METHODS
+from ...model import sites
 from ...shapes import InputError
 from ...tables import output_folder, table, write_csv, write_json
 from ..analysis.statistics import holm, paired_difference
@@ -24,6 +22,7 @@ from ..analysis.verdicts import LEVEL, MIN_SEEDS, within
 from ..data import SHIFTS, load_digits
 from ..digits import ENCODER, FULL, QUICK, Setup, Task, fingerprint, pretrain, score
 from ..learning_rates import described, search
+from ..rooms import ByHand
 from ..runs import one_thread, run_all
 
 NATURAL = dict.fromkeys(METHODS, 8) | {"vera": 32, "lora_xs": 16, "edora": 16, "tlora": 16}
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def trained_count(method: str, rank: int) -> int:
     """Trained numbers of a method on the job's encoder."""
-    return trained(method, adapted_matrices(ENCODER, Setup("", method, rank).adapter()).values(), rank)
+    return METHODS[method].size(sites(ENCODER, Setup("", method, rank).adapter()), METHODS[method].trained)
 
 
 def matched_rank(method: str, budget: int) -> int:

@@ -16,10 +16,11 @@ import argparse
 import json
 from typing import Any
 
+from ...by_hand.methods import METHODS
 from ...config import AdapterConfig
 from ...counts import Counts, frozen, trained
 from ...known import KNOWN, Shape, chosen, plain
-from ...registry import BLOCKS, METHODS
+from ...methods import BLOCKS
 from ...shapes import InputError
 from ...tables import size, table
 

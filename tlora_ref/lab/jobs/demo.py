@@ -24,12 +24,12 @@ from ...config import AdapterConfig, EncoderConfig
 from ...counts import count, held
 from ...gradcheck import central_gradient, complex_step_gradient, relative_error
 from ...init import attach, init_encoder
-from ...room import ByAutograd, Room, add_room_arguments, chosen_room
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ..data import SHIFTS, load_digits
 from ..digits import ENCODER, FULL, QUICK, Setup, Task, adapt, pretrain
 from ..learning_rates import described, search
+from ..rooms import ByAutograd, Room, add_room_arguments, chosen_room
 
 ORACLES = {
     "central": ("central difference", 1e-6),

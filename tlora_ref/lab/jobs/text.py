@@ -31,17 +31,17 @@ from typing import Any
 import numpy as np
 
 from ...by_hand import load_pretrained, loss_and_grads
+from ...by_hand.methods import METHODS
 from ...config import AdapterConfig, TrainConfig
 from ...init import attach
-from ...loop import NonFiniteError
 from ...model import Model, upper_layers
-from ...registry import METHODS
-from ...room import Room, add_room_arguments, chosen_room
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
+from ...training import NonFiniteError
 from .. import digits
 from ..digits import Task, fingerprint
 from ..learning_rates import search
+from ..rooms import Room, add_room_arguments, chosen_room
 from ..runs import one_thread, one_torch_thread, run_all
 from ..text_pairs import Pairs, load_pairs
 

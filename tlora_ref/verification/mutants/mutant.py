@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import import_module
 from math import prod
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ...registry import OPS
+from ...by_hand.encoder import encoder_fwd
+from ...by_hand.kernels import KERNELS
 from ...shapes import bind, split_name
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -49,12 +50,17 @@ class Mutant:
     @property
     def kernel(self) -> str:
         """The first part of the names of its forward and backward."""
-        return (OPS[self.op].kernel or self.op) if self.op in OPS else "encoder"
+        return inspect.unwrap(self._forward).__name__.removesuffix("_fwd")
 
     @property
     def file(self) -> ModuleType:
         """The module of by_hand that holds the kernel."""
-        return import_module(f"tlora_ref.by_hand.{OPS[self.op].file if self.op in OPS else 'encoder'}")
+        return sys.modules[inspect.unwrap(self._forward).__module__]
+
+    @property
+    def _forward(self) -> Callable[..., Any]:
+        fwd = KERNELS[self.op].fwd if self.op in KERNELS else encoder_fwd
+        return fwd.func if isinstance(fwd, partial) else fwd
 
     @property
     def function(self) -> str:
@@ -83,8 +89,8 @@ class Mutant:
         vars(module)["np"] = np
         exec(_compiled(self), vars(module))
         fwd, bwd = getattr(module, f"{self.kernel}_fwd"), getattr(module, f"{self.kernel}_bwd")
-        fixed = OPS[self.op].fixed if self.op in OPS else {}
-        return partial(fwd, **fixed) if fixed else fwd, bwd
+        right = KERNELS[self.op].fwd if self.op in KERNELS else encoder_fwd
+        return partial(fwd, **right.keywords) if isinstance(right, partial) else fwd, bwd
 
     def shows(self, arguments: Mapping[str, Any]) -> bool:
         """Do all of its conditions hold for these arguments of the forward?"""

@@ -1,24 +1,41 @@
 """The bottleneck adapters: a small non-linear network inside a block, so nothing can be merged into a weight.
 
-Equation    f(z) = act(z D + b_D) U + b_U;  the encoder adds the skip connection around it
-            Houlsby (arXiv 1902.00751): two a layer, act = GELU.   Pfeiffer (arXiv 2005.00247): one, act = ReLU.
-Twin        by_autograd/bottleneck.py, same name without ``_fwd``.
+Paper       Houlsby et al., arXiv 1902.00751 (``adapter_h``, two a layer, act = GELU);
+            Pfeiffer et al., arXiv 2005.00247 (``adapter_p``, one a layer, act = ReLU).
+Equation    f(z) = act(z D + b_D) U + b_U;  the encoder adds the skip connection around it.
+Arrays      down = D (D, R), down_b (R,), up = U (R, D), up_b (D,): all trained.
+Start       D and U ~ N(0, 0.02^2), the biases 0, as AdapterHub's "bert" rule: near the identity, not at it.
+Twin        by_autograd/methods/bottleneck.py.
 Checked by  tests/test_kernels.py and tests/test_family.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..shapes import bind
-from .ops import Array, Cache, Grads, gelu_bwd, gelu_fwd, rows, wanted
+from ...draws import normal
+from ...methods import BLOCKS, Kernel, Method, Site
+from ...shapes import shaped
+from ..ops import Array, Cache, Grads, gelu_bwd, gelu_fwd, rows, wanted
+
+if TYPE_CHECKING:
+    from ...config import AdapterConfig
 
 
+def bottleneck_draw(site: Site, W0_IO: Array, config: AdapterConfig) -> dict[str, Array]:
+    """The arrays of one block at the start."""
+    name, D, R, seed = site.name, site.O, site.R, config.seed
+    down_DR, up_RD = normal(seed, f"{name}.down", (D, R), 0.02), normal(seed, f"{name}.up", (R, D), 0.02)
+    return {"down": down_DR, "down_b": np.zeros(R), "up": up_RD, "up_b": np.zeros(D)}
+
+
+@shaped
 def relu_fwd(x_NF: Array) -> tuple[Array, Cache]:
     """y = max(x, 0), decided by the real part, elementwise on any shape."""
-    bind("relu", x_NF=x_NF)
     # y = x where x > 0, else 0
     positive_NF = x_NF.real > 0
     return np.where(positive_NF, x_NF, 0), (positive_NF,)
@@ -37,11 +54,11 @@ def relu_bwd(dy_NF: Array, cache: Cache, wrt: Collection[str] | None = None) -> 
 ACTIVATIONS = {"gelu": (gelu_fwd, gelu_bwd), "relu": (relu_fwd, relu_bwd)}
 
 
+@shaped
 def bottleneck_fwd(
     z_ND: Array, down_DR: Array, down_b_R: Array, up_RD: Array, up_b_D: Array, act: str = "gelu"
 ) -> tuple[Array, Cache]:
     """f(z) = act(z down + b_down) up + b_up.  z (..., D), down (D, R), up (R, D), all four trained. ShapeError."""
-    bind("bottleneck", z_ND=z_ND, down_DR=down_DR, down_b_R=down_b_R, up_RD=up_RD, up_b_D=up_b_D)
     # t = act(z down + b_down)
     t_NR, c_act = ACTIVATIONS[act][0](z_ND @ down_DR + down_b_R)
     # f = t up + b_up
@@ -69,3 +86,27 @@ def bottleneck_bwd(df_ND: Array, cache: Cache, wrt: Collection[str] | None = Non
         if "z" in want:
             grads["z"] = dpre_NR @ down_DR.T
     return grads
+
+
+WRT = ("z", "down", "down_b", "up", "up_b")
+RELU = Kernel("relu", relu_fwd, relu_bwd, ("x",), "NF")
+
+
+def _method(name: str, label: str, paper: str, act: str, blocks: tuple[str, ...]) -> Method:
+    """A bottleneck adapter with that activation, in those blocks of a layer."""
+    return Method(
+        name=name,
+        label=label,
+        paper=paper,
+        kernel=Kernel(f"bottleneck_{act}", partial(bottleneck_fwd, act=act), bottleneck_bwd, WRT, "ND"),
+        trained=WRT[1:],
+        draw=bottleneck_draw,
+        delta_w=None,
+        additive=False,
+        places=BLOCKS,
+        targets=blocks,
+    )
+
+
+HOULSBY = _method("adapter_h", "Adapter-H", "arXiv 1902.00751", "gelu", ("attn_block", "ffn_block"))
+PFEIFFER = _method("adapter_p", "Adapter-P", "arXiv 2005.00247", "relu", ("norm_block",))

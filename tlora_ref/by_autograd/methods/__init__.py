@@ -1,0 +1,32 @@
+"""The adapter methods in PyTorch, one page each, by the same names as in by_hand/methods. TWINS is the table.
+
+tlora.py       TLoRA: W0 + alpha A B C, B and alpha trained
+lora.py        LoRA: W0 + s A B
+lora_fa.py     LoRA-FA: LoRA with A frozen
+lora_xs.py     LoRA-XS: a trained core between singular vectors of W0
+mtlora.py      MTLoRA: LoRA with a trained core of four forms
+vera.py        VeRA: one frozen pair for all layers, two trained vectors each
+dora.py        DoRA: LoRA, and the columns brought to trained lengths
+edora.py       EDoRA: LoRA-XS, and the same
+bottleneck.py  the adapters of Houlsby and of Pfeiffer
+"""
+
+from ..twin import Twin
+from . import bottleneck, dora, edora, lora, lora_fa, lora_xs, mtlora, tlora, vera
+
+TWINS: dict[str, Twin] = {
+    "tlora": tlora.TWIN,
+    "lora": lora.TWIN,
+    "lora_fa": lora_fa.TWIN,
+    "vera": vera.TWIN,
+    "lora_xs": lora_xs.TWIN,
+    "dora": dora.DETACHED,
+    "dora_full": dora.FULL,
+    "edora": edora.TWIN,
+    "mtlora_shim": mtlora.SHIM,
+    "mtlora_icfm": mtlora.ICFM,
+    "mtlora_ctcm": mtlora.CTCM,
+    "mtlora_dtsm": mtlora.DTSM,
+    "adapter_h": bottleneck.HOULSBY,
+    "adapter_p": bottleneck.PFEIFFER,
+}

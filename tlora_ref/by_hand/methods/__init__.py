@@ -1,0 +1,32 @@
+"""The adapter methods, one page each; TLoRA's first. METHODS is the table by name.
+
+tlora.py       TLoRA: W0 + alpha A B C, B and alpha trained: start here
+lora.py        LoRA: W0 + s A B
+lora_fa.py     LoRA-FA: LoRA with A frozen
+lora_xs.py     LoRA-XS: a trained core between singular vectors of W0; the general three-factor layer
+mtlora.py      MTLoRA: LoRA with a trained core of four forms
+vera.py        VeRA: one frozen pair for all layers, two trained vectors each
+dora.py        DoRA: LoRA, and the columns brought to trained lengths
+edora.py       EDoRA: LoRA-XS, and the same
+bottleneck.py  the adapters of Houlsby and of Pfeiffer
+"""
+
+from ...methods import Method
+from . import bottleneck, dora, edora, lora, lora_fa, lora_xs, mtlora, tlora, vera
+
+METHODS: dict[str, Method] = {
+    "tlora": tlora.METHOD,
+    "lora": lora.METHOD,
+    "lora_fa": lora_fa.METHOD,
+    "vera": vera.METHOD,
+    "lora_xs": lora_xs.METHOD,
+    "dora": dora.DETACHED,
+    "dora_full": dora.FULL,
+    "edora": edora.METHOD,
+    "mtlora_shim": mtlora.SHIM,
+    "mtlora_icfm": mtlora.ICFM,
+    "mtlora_ctcm": mtlora.CTCM,
+    "mtlora_dtsm": mtlora.DTSM,
+    "adapter_h": bottleneck.HOULSBY,
+    "adapter_p": bottleneck.PFEIFFER,
+}

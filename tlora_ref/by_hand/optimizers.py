@@ -1,0 +1,71 @@
+"""The optimizers by hand, over arrays by name.
+
+Equation    AdamW:  m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   step t = 1, 2, ...
+                    p = p - lr wd p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+            (decoupled weight decay: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2)
+Twin        by_autograd/optimizers.py.
+Checked by  tests/test_train.py.
+
+As in the released code the decay acts on every trained array: it pulls alpha and B towards zero, although
+alpha starts at one and alpha = 0 with B = 0 is a point where nothing can train. ``no_decay`` exempts names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from ..config import TrainConfig
+from ..room import Optimizer
+from .ops import Array
+
+
+@dataclass
+class AdamWState:
+    """First and second moments by array name, and how many steps each array has taken."""
+
+    m: dict[str, Array]
+    v: dict[str, Array]
+    t: dict[str, int]
+
+
+def adamw_init(params: Mapping[str, Array], config: TrainConfig) -> AdamWState:
+    """Zero moments: two more numbers for every trained one."""
+    m, v = ({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2))
+    return AdamWState(m, v, dict.fromkeys(params, 0))
+
+
+def adamw_step(
+    params: Mapping[str, Array], grads: Mapping[str, Array], state: AdamWState, lr: float, config: TrainConfig
+) -> dict[str, Array]:
+    """The arrays one step on (new ones; ``params`` stays as it is). ``state`` advances in place."""
+    b1, b2 = config.betas
+    after = {}
+    for name, p in params.items():
+        g = grads[name]
+        state.t[name] = t = state.t[name] + 1
+        # m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+        state.m[name] = m = b1 * state.m[name] + (1 - b1) * g
+        state.v[name] = v = b2 * state.v[name] + (1 - b2) * (g * g)
+        # p = p (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+        decay = 0.0 if name.rpartition(".")[2] in config.no_decay else config.weight_decay
+        denominator = np.sqrt(v) * (1 / sqrt(1 - b2**t)) + config.eps
+        after[name] = np.asarray(p * (1 - lr * decay) - (lr / (1 - b1**t)) * m / denominator)
+    return after
+
+
+def adamw_carry(
+    state: AdamWState, before: Mapping[str, Array], after: Mapping[str, Array], config: TrainConfig
+) -> AdamWState:
+    """An array of the same name and shape keeps its moments and its count of steps; every other starts afresh."""
+    carried = adamw_init(after, config)
+    for name, p in after.items():
+        if name in before and before[name].shape == p.shape:
+            carried.m[name], carried.v[name], carried.t[name] = state.m[name], state.v[name], state.t[name]
+    return carried
+
+
+OPTIMIZERS = {"adamw": Optimizer(adamw_init, adamw_step, adamw_carry)}
