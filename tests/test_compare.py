@@ -68,7 +68,7 @@ def test_a_line_cut_off_by_an_interruption_is_dropped_and_run_again(tmp_path):
 def test_a_file_that_is_no_store_is_left_alone(tmp_path):
     store = tmp_path / "runs.jsonl"
     store.write_text("my notes\n")
-    with pytest.raises(InputError, match="not a file of finished runs"):
+    with pytest.raises(InputError, match="line 1, is damaged or no finished run"):
         run_all(square, (tmp_path, 0), [1], "runs", 1, store)
     assert store.read_text() == "my notes\n"
 

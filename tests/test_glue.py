@@ -24,8 +24,8 @@ from tiny_glue import examples, write_dataset, write_model, write_tsv
 
 from tlora_ref import InputError, TrainConfig
 from tlora_ref.__main__ import main
+from tlora_ref.by_autograd import load_adapter
 from tlora_ref.by_autograd.inject import inject
-from tlora_ref.checkpoint import load_adapter
 from tlora_ref.counts import trained
 from tlora_ref.known import KNOWN
 from tlora_ref.lab.glue import model as glue_model
@@ -545,8 +545,8 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(disk, finished,
             (finished / "seed-0" / "checkpoint.safetensors").read_bytes(),
             "is of another run: seed is 0 there and 3 here",
         ),
-        (b"\x08\x00\x00", "is damaged or no checkpoint of a run"),
-        ((finished / "seed-0" / "best.safetensors").read_bytes(), "is damaged or no checkpoint of a run"),
+        (b"\x08\x00\x00", "truncated, damaged or no safetensors file"),
+        ((finished / "seed-0" / "best.safetensors").read_bytes(), "but not a checkpoint of a run"),
     ):
         folder = tmp_path / "out" / "seed-3"
         folder.mkdir(parents=True, exist_ok=True)
@@ -555,6 +555,90 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(disk, finished,
         assert message in capsys.readouterr().err.splitlines()[-1]
         assert (folder / "checkpoint.safetensors").read_bytes() == content
         assert not (tmp_path / "out" / "glue.json").exists()
+
+
+# --- damaged and hostile folders -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_a_finished_seed_whose_files_are_gone_is_not_reported_as_having_them(disk, finished, tmp_path, name, damage):
+    shutil.copytree(finished, tmp_path / "out")
+    file = tmp_path / "out" / "seed-0" / f"{name}.safetensors"
+    before = file.read_bytes()
+    file.unlink()
+    if damage == "cut off":
+        file.write_bytes(before[:-9])
+    run(disk, tmp_path / "out", epochs=1)
+    # of one epoch, so the checkpoint still has the numbers
+    assert file.read_bytes() == before
+
+
+def test_the_file_of_an_earlier_epoch_that_is_gone_is_not_made_up(disk, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tlora_ref.lab.glue.run.best_epoch", lambda record, metric: 1)
+    run(disk, tmp_path / "out", epochs=2)
+    (tmp_path / "out" / "seed-0" / "best.safetensors").unlink()
+    assert main(words(disk, tmp_path / "out", epochs=2)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "best.safetensors, of epoch 1, is gone or damaged and cannot be made again: move" in error
+    assert not (tmp_path / "out" / "seed-0" / "best.safetensors").exists()
+
+
+def test_a_first_run_that_failed_does_not_refuse_the_corrected_command(disk, tmp_path):
+    assert main(words(disk, tmp_path / "out", method="full", lr=1e30, epochs=1)) == 2
+    run(disk, tmp_path / "out", method="full", lr=1e-3, epochs=1)
+
+
+def nothing_but_a_pipe(path):
+    os.mkfifo(path)
+
+
+def nothing_but_a_folder(path):
+    path.mkdir()
+
+
+def nothing_but_noise(path):
+    path.write_bytes(b"\xff\x00" * 500)
+
+
+def nothing_but_brackets(path):
+    path.write_bytes(b"[" * 100_000)
+
+
+@pytest.mark.parametrize("make", [nothing_but_a_pipe, nothing_but_a_folder, nothing_but_noise, nothing_but_brackets])
+@pytest.mark.parametrize("place", ["seed-0/checkpoint.safetensors", "recipe.json", "glue.json", "seed-0"])
+def test_a_hostile_folder_for_results_is_refused_in_a_sentence(disk, finished, tmp_path, capsys, place, make):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    path = out / place
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    make(path)
+    file_in_place = make in (nothing_but_noise, nothing_but_brackets)
+    if (place == "glue.json" and file_in_place) or (place == "seed-0" and make is nothing_but_a_folder):
+        assert main(words(disk, out, epochs=1)) == 0  # results are written again, and so is an empty folder filled
+        return
+    assert main(words(disk, out, epochs=1)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("tlora-ref glue: ")
+    assert str(out) in lines[-1]
+
+
+@pytest.mark.parametrize("make", [nothing_but_a_pipe, nothing_but_a_folder, nothing_but_noise, nothing_but_brackets])
+@pytest.mark.parametrize("place", [
+    "model/config.json", "model/model.safetensors", "model/tokenizer.json", "tsv/MRPC/train.tsv", "tsv/MRPC/dev.tsv",
+    "saved/mrpc/dataset_dict.json", "saved/mrpc/train/state.json", "saved/mrpc/train/dataset_info.json",
+])  # fmt: skip
+def test_a_hostile_model_or_dataset_is_refused_in_a_sentence(disk, tmp_path, capsys, place, make):
+    for part in ("model", "tsv/MRPC", "saved/mrpc"):
+        shutil.copytree(disk / part, tmp_path / part)
+    path = tmp_path / place
+    path.unlink()
+    make(path)
+    data = tmp_path / ("saved/mrpc" if place.startswith("saved") else "tsv")
+    assert main(words(disk, tmp_path / "out", model=tmp_path / "model", data=data, epochs=1)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("tlora-ref glue: ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_its_checkpoint(disk, tmp_path, capsys):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_family import START
 from tiny import ON_MATRICES, Block, Conv1D, bits, inputs, net, scramble
+from tlora_ref.by_autograd import save_adapter
 from torch import nn
 from torch.nn.functional import dropout
 
@@ -20,7 +21,6 @@ from tlora_ref import AdapterConfig, InputError
 from tlora_ref.by_autograd.inject import adapted, disable, held, inject, merge, remove, report, unmerge
 from tlora_ref.by_autograd.linear import AdaptedLinear, TLoRALinear, weight_IO
 from tlora_ref.by_hand.methods import METHODS
-from tlora_ref.checkpoint import save_adapter
 from tlora_ref.counts import frozen, trained
 from tlora_ref.init import shared_arrays
 from tlora_ref.methods import Site

@@ -292,7 +292,7 @@ def test_upper_layers_on_hidden_states_train_as_the_whole_model_does(saved):
 
 
 def test_an_adapter_of_the_upper_layers_fits_the_whole_model(saved, tmp_path):
-    from tlora_ref.checkpoint import load_adapter, save_adapter
+    from tlora_ref.by_hand import load_adapter, save_adapter
 
     base = load_pretrained(saved[1])
     ids, mask, types, _, _ = batch(CONFIGS[saved[0]])

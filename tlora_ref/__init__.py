@@ -20,11 +20,13 @@ Shared by all rooms:
     merging.py       merge, unmerge and fold
     paper.py         what the paper and its released code claim
     known.py         the shapes of well-known models
-    checkpoint.py    adapter files
+    tensor_file.py   files of tensors, read whole and checked
+    adapter_file.py  the format of an adapter file
     export.py        an adapter as a LoRA for PEFT
     files.py         files and folders that are whole or absent
     targets.py       modules chosen by name
     tables.py        the tables and JSON files of the jobs
+    terminal.py      what Ctrl-C and a closed output do to a job
     __main__.py      the command line
 
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.

@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 from .shapes import InputError
+from .terminal import INTERRUPTED, exit_code, forgive_output, watch_interrupts
 
 JOBS = {
     "demo": "Run the main job: check the gradients, train on digits, turn the digits and adapt to them.",
@@ -20,6 +21,7 @@ JOBS = {
     "bench": "Measure speed and memory of layers, of the encoder by hand and of a gradient check.",
     "glue": "Run the paper's experiment: a transformers model on a GLUE task, in one process or many.",
     "export": "Turn an adapter file into a LoRA that Hugging Face PEFT loads.",
+    "fuzz": "Read damaged and hostile adapter files and checkpoints by the thousand: each must be refused in a sentence.",
 }
 
 HOMES = {"course": ".course.job"}
@@ -57,10 +59,15 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def chosen_job(argv: list[str]) -> str | None:
+    """The first word that is no option."""
+    return next((word for word in argv if not word.startswith("-")), None)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one job. Exit code 0: done; 1: a check failed; 2: what was given cannot be used; 130: interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    chosen = next((word for word in argv if not word.startswith("-")), None)
+    chosen = chosen_job(argv)
     try:
         args = build_parser(chosen).parse_args(argv)
         return args.run(args)
@@ -74,10 +81,29 @@ def main(argv: list[str] | None = None) -> int:
         extra = OF_JOB.get(chosen) or EXTRAS.get(package, "demo")
         print(f"tlora-ref {chosen}: this job needs {package}; pip install 'tlora_ref[{extra}]'", file=sys.stderr)
         return 2
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"tlora-ref {chosen}: {where}{reason}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"tlora-ref {chosen}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+
+
+def command() -> None:
+    """The job of the command line, and the end of the process. Exit codes of ``main``, and 141 where the reader of the
+    output was gone before its end."""
+    output, called = forgive_output(), f"tlora-ref {chosen_job(sys.argv[1:])}"
+    interruption_said = watch_interrupts(f"{called}: interrupted")
+    try:
+        code = main()
+    except SystemExit as end:  # argparse, after --help and after its messages
+        code = end.code if isinstance(end.code, int) else 0
+    if code == INTERRUPTED:
+        interruption_said.set()
+    sys.exit(exit_code(code, output, called))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

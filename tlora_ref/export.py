@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from .adapter_file import Adapter
 from .by_hand.methods import METHODS
-from .checkpoint import Adapter, adapter_of
 from .files import write_folder
 from .methods import SHARED
+from .model import Model
 from .shapes import InputError
 
 
@@ -36,7 +37,7 @@ def export_lora(model: Any, directory: str | Path) -> None:
     Raises InputError, and writes nothing, if the directory exists and is not empty, for a method that is no LoRA, if
     a module was trained only in part, or if it is not known which module a trained array belongs to.
     """
-    adapter = model if isinstance(model, Adapter) else adapter_of(model)
+    adapter = model if isinstance(model, Adapter) else _adapter_of(model)
     tensors = lora_tensors(adapter) | {f"base_model.model.{name}": _widen(a) for name, a in adapter.also.items()}
     config = peft_config(adapter)
     files = {
@@ -44,6 +45,15 @@ def export_lora(model: Any, directory: str | Path) -> None:
         "adapter_model.safetensors": safetensors.numpy.save(tensors, {"format": "pt"}),
     }
     write_folder(Path(directory), files)
+
+
+def _adapter_of(model: Any) -> Adapter:
+    """A Model of NumPy arrays is by_hand's, everything else by_autograd's."""
+    if isinstance(model, Model) and isinstance(model.params["head.W"], np.ndarray):
+        from .by_hand.adapter_io import adapter_of
+    else:
+        from .by_autograd.adapter_io import adapter_of
+    return adapter_of(model)
 
 
 def lora_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
@@ -101,5 +111,5 @@ def _whole_modules(adapter: Adapter) -> list[str]:
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
-    """bfloat16 is stored as its bits (checkpoint.py): as float32, exactly. Everything else stays."""
+    """bfloat16 is stored as its bits (adapter_file.py): as float32, exactly. Everything else stays."""
     return (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write_atomic
+from .files import check_writable, write_atomic
 from .shapes import InputError
 
 
-def output_folder(path: str) -> Path:
-    """The folder, made if need be. Raises InputError if it cannot be written, before any work is done."""
+def output_folder(path: str, *names: str) -> Path:
+    """The folder, made if need be. Raises InputError, before any work is done, if it cannot be written, or if something
+    else than a file is where one of these names will be."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -23,6 +24,10 @@ def output_folder(path: str) -> Path:
             pass
     except OSError as error:
         raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in its name
+        raise InputError(f"cannot write to the output folder {path!r}: {error}") from None
+    for name in names:
+        check_writable(folder / name)
     return folder
 
 

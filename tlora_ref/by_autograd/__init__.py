@@ -9,10 +9,12 @@ kernels.py      the twin of every kernel pair by name
 linear.py       AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
 fused.py        TLoRA's layer without dropout in one node of autograd's graph
 inject.py       inject, merge, unmerge, remove, disable: by the names of a model's modules
+adapter_io.py   save_adapter, load_adapter: adapter files
 
 The training loop is tlora_ref.training: ``train(by_autograd, to_torch(model), inputs, labels, config)``.
 """
 
+from .adapter_io import load_adapter, save_adapter
 from .encoder import delta_w, encoder, hidden_states, loss_and_grads, loss_and_logits, own, to_numpy, to_torch
 from .kernels import KERNEL_TWINS
 from .methods import TWINS
@@ -27,11 +29,13 @@ __all__ = [
     "delta_w",
     "encoder",
     "hidden_states",
+    "load_adapter",
     "lora_delta_w",
     "lora_linear",
     "loss_and_grads",
     "loss_and_logits",
     "own",
+    "save_adapter",
     "tlora_delta_w",
     "tlora_linear",
     "to_numpy",

@@ -7,10 +7,12 @@ optimizers.py   AdamW
 pretrained.py   a published BERT or RoBERTa, from its folder of files
 kernels.py      every kernel pair by name
 fast.py         tricks for speed, each with its measured gain
+adapter_io.py   save_adapter, load_adapter: adapter files
 
 The training loop is tlora_ref.training: ``train(by_hand, model, inputs, labels, config)``.
 """
 
+from .adapter_io import load_adapter, save_adapter
 from .encoder import delta_w, encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, loss_and_logits, own
 from .kernels import KERNELS
 from .methods import METHODS
@@ -27,6 +29,7 @@ __all__ = [
     "encoder_bwd",
     "encoder_fwd",
     "hidden_states",
+    "load_adapter",
     "load_pretrained",
     "lora_delta_w",
     "lora_linear_bwd",
@@ -34,6 +37,7 @@ __all__ = [
     "loss_and_grads",
     "loss_and_logits",
     "own",
+    "save_adapter",
     "tlora_delta_w",
     "tlora_linear_bwd",
     "tlora_linear_fwd",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from hashlib import sha256
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ..files import read_file
 from ..shapes import InputError
 
 _shared: Any = None
@@ -76,10 +79,12 @@ def run_all(
     keys = [f"{work.__name__} {task!r}" for task in tasks]
     left = [i for i, key in enumerate(keys) if key not in done]
     results = {i: done[key] for i, key in enumerate(keys) if key in done}
-    for i, result in with_progress(_run(work, shared, tasks, left, workers), len(left), label):
-        results[i] = result
-        if store is not None:
-            _append(store, {"key": keys[i], "result": result})
+    # closed here, and not whenever: an interruption ends the processes before it is told of
+    with closing(_run(work, shared, tasks, left, workers)) as finished:
+        for i, result in with_progress(finished, len(left), label):
+            results[i] = result
+            if store is not None:
+                _append(store, keys[i], result)
     return [results[i] for i in range(len(tasks))]
 
 
@@ -96,36 +101,78 @@ def _run(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start, (shared,)) as pool:
         try:
-            futures = {pool.submit(_call, work, tasks[i]): i for i in left}
+            with interrupts_held():
+                futures = {pool.submit(_call, work, tasks[i]): i for i in left}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
+            # nobody waits for what they are at
+            for process in list((pool._processes or {}).values()):
+                process.kill()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def read_store(path: Path) -> dict[str, Any]:
-    """The finished results of a store by key; a last line cut off by an interruption is dropped, also on disk."""
-    if not path.exists():
-        return {}
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Inside, Ctrl-C waits, and processes that are started never hear of it: it goes to all that run in a terminal,
+    and it is for their parent to end them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-        found = {line["key"]: line["result"] for line in lines}
-    except (ValueError, TypeError, KeyError):
-        raise InputError(f"{path} is not a file of finished runs; move it away or choose another --out") from None
-    if whole != text:
-        with open(path, "r+b") as file:
-            file.truncate(len(whole.encode()))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- finished runs on disk -----------------------------------------------------------------------
+
+
+def read_store(path: Path) -> dict[str, Any]:
+    """The finished results of a store by key; a last line cut off by an interruption is dropped, also on disk. Raises
+    InputError for a line that is not as it was written."""
+    if not os.path.lexists(path):
+        return {}
+    data = read_file(path)
+    whole = data[: data.rfind(b"\n") + 1]
+    found = {}
+    for number, text in enumerate(whole.split(b"\n")[:-1], 1):
+        try:
+            line = json.loads(text)
+            right = line["sha256"] == _digest(line["key"], line["result"])
+            found[line["key"]] = line["result"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            right = False
+        if not right:
+            raise InputError(
+                f"{path}, line {number}, is damaged or no finished run; move the file away or choose another --out"
+            )
+    if whole != data:
+        with _writing(path), open(path, "r+b") as file:
+            file.truncate(len(whole))
     return found
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    with open(path, "a") as file:
+def _append(path: Path, key: str, result: Any) -> None:
+    line = {"key": key, "result": result, "sha256": _digest(key, result)}
+    with _writing(path), open(path, "a") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _digest(key: str, result: Any) -> str:
+    return sha256(json.dumps([key, result], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def with_progress(items: Iterable[Any], total: int, label: str) -> Iterator[Any]:

@@ -12,6 +12,7 @@ hold other characters that Unicode counts as line ends.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import kind_of
 from ...shapes import InputError
 from .tasks import GlueTask
 
@@ -57,14 +59,32 @@ def read(task: GlueTask, where: str) -> dict[str, Examples]:
 
 
 def is_folder(argument: str, where: str) -> bool:
-    """Is this a folder here, as opposed to a name on the hub? Raises InputError for a path that leads nowhere."""
-    if Path(where).is_dir():
-        return True
+    """Is this a folder here, as opposed to a name on the hub? Raises InputError for a path that leads nowhere, and for
+    a folder in which a file is a pipe or a device: whoever reads it would wait for ever."""
+    try:
+        if Path(where).is_dir():
+            check_files(argument, Path(where))
+            return True
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{argument} {where!r} is no folder here: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if Path(where).exists():
         raise InputError(f"{argument} {where} is a file, expected a folder")
     if where.startswith((".", "/", "~")) or where.count("/") > 1 or where.endswith("/") or not where:
         raise InputError(f"{argument} {where!r} is no folder here")
     return False
+
+
+def check_files(argument: str, folder: Path) -> None:
+    """Raise InputError if the folder holds anything but files and folders."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place) / name
+            if path.exists() and kind_of(path) not in (None, "a folder"):
+                raise InputError(f"{argument} {folder}: {path} is {kind_of(path)}, expected a file")
 
 
 # --- the formats ---------------------------------------------------------------------------------
@@ -116,10 +136,11 @@ def _saved(task: GlueTask, folder: Path) -> dict[str, Examples]:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _parts(task, datasets.load_from_disk(str(folder)), str(folder))
+    except InputError:
+        raise
+    except Exception as error:  # a damaged folder may fail anywhere in it
         raise InputError(f"{folder} is no whole saved dataset: {first_line(error)}") from None
-    return _parts(task, found, str(folder))
 
 
 def _by_name(task: GlueTask, name: str) -> dict[str, Examples]:

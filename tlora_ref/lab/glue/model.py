@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...by_autograd.adapter_io import array_of
 from ...by_autograd.inject import inject, named_modules
-from ...checkpoint import fingerprint
 from ...shapes import InputError
+from ...tensor_file import fingerprint
 from .data import first_line, is_folder
 from .recipe import Recipe
 from .tasks import find_task
@@ -63,7 +64,7 @@ def load_base(where: str, recipe: Recipe) -> tuple[nn.Module, str]:
     if longest is not None and recipe.max_length > longest:
         raise InputError(f"--max-length is {recipe.max_length}, expected at most {longest}, the positions of {where}")
     held = {name: tensor for name, tensor in model.state_dict().items() if not (new and name in head)}
-    lines = [f"{name} {fingerprint(tensor)}" for name, tensor in sorted(held.items())]
+    lines = [f"{name} {fingerprint(array_of(tensor))}" for name, tensor in sorted(held.items())]
     if new:
         _draw_head(model, head, recipe.train.seed)
     return model, sha256("\n".join(lines).encode()).hexdigest()
@@ -82,7 +83,6 @@ def _draw_head(model: nn.Module, head: list[str], seed: int) -> None:
 
 def _from_pretrained(kind: Any, where: str, options: dict[str, Any]) -> Any:
     """from_pretrained without a word on the terminal; a folder never asks the network."""
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     local, verbosity, bar = is_folder("--model", where), logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -90,7 +90,9 @@ def _from_pretrained(kind: Any, where: str, options: dict[str, Any]) -> Any:
     logging.disable_progress_bar()
     try:
         return kind.from_pretrained(where, local_files_only=local, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged folder may fail anywhere in it
         what = "cannot be used" if local else "is neither a folder here nor a model that could be fetched"
         raise InputError(f"--model {where!r} {what}: {first_line(error)}") from None
     finally:

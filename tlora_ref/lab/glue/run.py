@@ -24,20 +24,23 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ...adapter_file import read_stored
+from ...by_autograd.adapter_io import save_adapter
 from ...by_autograd.inject import is_adapted
 from ...by_autograd.optimizers import adamw
-from ...checkpoint import save_adapter
-from ...files import write_atomic
+from ...files import read_file, write_atomic
+from ...shapes import InputError
 from ...training import NonFiniteError, batches, learning_rate, steps_per_epoch
 from .data import Tokens, collate
 from .distributed import Processes
 from .metrics import score
 from .model import trained
 from .recipe import Recipe
-from .state import Record, load_state, save_state
+from .state import Plan, Record, load_state, save_state
 from .tasks import find_task
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,7 +74,8 @@ def train(
     left; write there, after every epoch, ``checkpoint.safetensors`` and, if it is the best so far,
     ``best.safetensors``, at the end ``last.safetensors``: adapter files, or the trained arrays where there is none.
 
-    Raises InputError for the checkpoint of another run, NonFiniteError after an epoch in which a loss was not finite,
+    Raises InputError for a checkpoint that is damaged or of another run, and where the file of a finished epoch is gone
+    that cannot be made again; NonFiniteError after an epoch in which a loss was not finite,
     which then leaves no checkpoint.
     """
     config, task, device = recipe.train, find_task(recipe.task), processes.device
@@ -81,10 +85,13 @@ def train(
     optimizer = adamw(params, config)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     path, record = folder / CHECKPOINT, Record()
-    if path.exists():
-        record = load_state(path, params, optimizer, scaler, identity)
+    if os.path.lexists(path):
+        plan = Plan(per_epoch, config.epochs, task.metrics)
+        record = load_state(path, params, optimizer, scaler, identity, plan)
     done = len(record.epochs)
     processes.agree(done)
+    if done and processes.first:
+        restore_trained(model, folder, record, config.epochs, task.metrics[0])
     watch.started(record, steps)
     if done == config.epochs:
         return record
@@ -173,6 +180,36 @@ def check_losses(losses: list[float], since: int, steps: int, recipe: Recipe) ->
                 f"training stopped: the loss of step {step} is {loss}, at learning rate {lr:.3g} and --precision "
                 f"{recipe.precision}; the last checkpoint is the one before this epoch"
             )
+
+
+def restore_trained(model: nn.Module, folder: Path, record: Record, epochs: int, metric: str) -> None:
+    """Write again what is gone or damaged of the files of finished epochs, from the model as the checkpoint left it.
+
+    Raises InputError if that is the best epoch's and it was an earlier one: its numbers are nowhere else.
+    """
+    done, best = len(record.epochs), best_epoch(record, metric)
+    expected = {"best.safetensors": best} | ({"last.safetensors": done} if done == epochs else {})
+    for name, epoch in expected.items():
+        if is_whole(model, folder / name):
+            continue
+        if epoch != done:
+            raise InputError(
+                f"{folder / name}, of epoch {epoch}, is gone or damaged and cannot be made again: "
+                f"move {folder} away to repeat the run"
+            )
+        save_trained(model, folder / name)
+
+
+def is_whole(model: nn.Module, path: Path) -> bool:
+    """Is there a file as ``save_trained`` writes it, and can it be read?"""
+    try:
+        if is_adapted(model):
+            read_stored(path)
+        else:
+            safetensors.torch.load(read_file(path))
+    except (InputError, SafetensorError):
+        return False
+    return True
 
 
 def save_trained(model: nn.Module, path: Path) -> None:

@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if plan.epochs < 2:
         raise InputError(f"--epochs is {args.epochs}, expected at least 2: runs of half the length stand beside them")
     upright, shifted = load_digits("none"), load_digits(args.shift)
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "audit.json", "audit.html")
     with one_thread():
         base = pretrain(ByHand(), upright["train"], plan, DEEP)
     store = folder / f"runs-{args.shift}-{fingerprint(base)}.jsonl"

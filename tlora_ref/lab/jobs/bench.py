@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     cuda = torch.cuda.is_available()
     if args.part == "gpu" and not cuda:
         raise InputError("bench gpu needs a CUDA device, and this PyTorch sees none; the other parts need none")
-    folder, chosen = output_folder(args.out), PARTS if args.part == "all" else (args.part,)
+    folder = output_folder(args.out, "bench.json")
+    chosen = PARTS if args.part == "all" else (args.part,)
     if not cuda and "gpu" in chosen:
         print("no CUDA device: the GPU part is left out, the rest is measured", file=sys.stderr)
         chosen = tuple(part for part in chosen if part != "gpu")
@@ -60,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     for part in chosen:
         own = [result for task, result in zip(tasks, found, strict=True) if task[0] == part]
         report[part] = [row for rows in own for row in rows]
-        FIGURES[part](folder, report[part])
     write_json(folder / "bench.json", report)
+    for part in chosen:
+        FIGURES[part](folder, report[part])
     if args.json:
         print(json.dumps(report, indent=1))
         return 0

@@ -22,13 +22,16 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 
 from ...shapes import InputError
 from ...tables import table
+
+LARGEST = 10**8
+"""The most numbers of one argument of a pair."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +100,9 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     except ValueError:
         shape = (-1,)
     if not (equals and name.isidentifier() and all(size >= 1 for size in shape)):
-        raise InputError(f"--shape is {text!r}, expected NAME=SIZES as in x=2,5,6")
+        raise InputError(f"--shape is {text[:80]!r}, expected NAME=SIZES as in x=2,5,6")
+    if prod(shape) > LARGEST:
+        raise InputError(f"--shape is {text[:80]!r}, expected at most {LARGEST:,} numbers")
     return name, shape
 
 

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     upright, shifted = load_digits("none"), load_digits(args.shift)
     from ..analysis import plots
 
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "compare.json", "compare.csv")
     plan, seeds = (QUICK, min(2, args.seeds)) if args.quick else (FULL, args.seeds)
     room = ByHand()
     with one_thread():

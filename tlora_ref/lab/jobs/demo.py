@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     shifted, upright = load_digits(args.shift), load_digits("none")
     from ..analysis import plots
 
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "demo.json", "demo.csv")
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if args.json else sys.stdout, flush=True)

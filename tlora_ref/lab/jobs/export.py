@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...checkpoint import read_adapter
+from ...adapter_file import read_adapter
 from ...export import export_lora
 from ...tables import size
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ...config import TrainConfig
+from ...files import read_file
 from ...paper import TABLE_3, VALIDATION
 from ...shapes import InputError
 from ...tables import output_folder, table, write_json
@@ -173,13 +175,15 @@ def train_all(recipes: Sequence[Recipe], model_at: str, data_at: str, out: str, 
         counts = held(model)
         same = one.described() | {"model": mark[:16], **data}
         described = Path(out) / "recipe.json"
-        if described.exists():
+        # a first run that failed before its first checkpoint has described nothing
+        if any(Path(out).glob("seed-*/checkpoint.safetensors")) and os.path.lexists(described):
             check_same(_read_json(described), same, described)
         folder = Path(out) / f"seed-{seed}"
         if here.first:
             if number == 0:
                 _announce(model, one, counts, examples, here)
-            output_folder(str(folder))
+            output_folder(str(folder), "checkpoint.safetensors", "best.safetensors", "last.safetensors")
+            output_folder(out, "glue.json")
             write_json(described, same)
         watch = _watch(seed, one, len(recipes) - number - 1, here)
         records.append(train(model.to(here.device), tokenizer, parts, one, folder, here, same | {"seed": seed}, watch))
@@ -203,8 +207,8 @@ def train_all(recipes: Sequence[Recipe], model_at: str, data_at: str, out: str, 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(read_file(path))
+    except (ValueError, RecursionError):  # an InputError is one, too
         found = None
     if not isinstance(found, dict):
         raise InputError(f"{path} is no description of a run; move it away or choose another --out")

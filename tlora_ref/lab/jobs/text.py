@@ -274,7 +274,7 @@ def run(args: argparse.Namespace) -> int:
         setup.prepare(base, 0)  # a rank or a width that does not fit is found before any work is done
     from ..analysis import plots
 
-    folder = output_folder(args.out)
+    folder = output_folder(args.out, "text.json", "text.csv")
     step = step_times(model, tokens["train"], 2 if args.quick else 5)
     baselines = untrained(room, path, model, pairs, plan)
     parts = {name: Part(t.ids, t.mask, t.y) for name, t in tokens.items()}

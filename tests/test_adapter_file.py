@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,18 @@ from hypothesis import strategies as st
 from tiny import ENCODER, ON_MATRICES, bits, inputs, net, scramble
 from torch import nn
 
-from tlora_ref import AdapterConfig, InputError, Model, attach, checkpoint, init_encoder
+from tlora_ref import AdapterConfig, InputError, Model, adapter_file, attach, init_encoder
 from tlora_ref import merge as merge_model
-from tlora_ref.by_autograd import encoder, to_numpy, to_torch
+from tlora_ref.adapter_file import AdapterFileError, read_adapter
+from tlora_ref.by_autograd import encoder, load_adapter, save_adapter, to_numpy, to_torch
+from tlora_ref.by_autograd.adapter_io import array_of
 from tlora_ref.by_autograd.inject import adapted, inject, merge, unmerge
+from tlora_ref.by_hand import adapter_io as numpy_io
 from tlora_ref.by_hand import encoder as by_hand
 from tlora_ref.by_hand.methods import METHODS
-from tlora_ref.checkpoint import AdapterFileError, fingerprint, load_adapter, read_adapter, save_adapter
+from tlora_ref.by_hand.methods.tlora import tlora_draw
+from tlora_ref.methods import Site
+from tlora_ref.tensor_file import digest, fingerprint
 
 TESTS = Path(__file__).parent
 TARGETS = (re.compile(r"blocks\.\d\.(query|mix)"), "1.value")
@@ -64,6 +70,11 @@ def trained_model(method="tlora", dtype=np.float32, layers=(1,)) -> tuple[Model,
     return base, model.with_params(moved)
 
 
+def mark(x) -> str:
+    """The fingerprint of an array or of a tensor."""
+    return fingerprint(array_of(x) if isinstance(x, torch.Tensor) else x)
+
+
 def digits_in(model: Model):
     return np.random.default_rng(6).standard_normal((2, 4, 6)).astype(model.params["embed.W"].dtype)
 
@@ -84,7 +95,7 @@ def same_arrays(one: Model, two: Model) -> bool:
 LOAD_NET = """
 import sys, torch
 from tiny import inputs, net
-from tlora_ref.checkpoint import load_adapter
+from tlora_ref.by_autograd import load_adapter
 dtype = getattr(torch, sys.argv[2])
 model = load_adapter(net(dtype=dtype), sys.argv[1])
 print(model(inputs(dtype=dtype)).detach().double().numpy().tobytes().hex())
@@ -142,7 +153,7 @@ def test_loading_draws_nothing_for_the_model(tmp_path, method, monkeypatch):
 
     model = trained_net(method=method)
     save_adapter(model, tmp_path / "a")
-    monkeypatch.setattr(linear, "DRAWS", {})
+    monkeypatch.setitem(METHODS, method, replace(METHODS[method], draw=None))
     monkeypatch.setattr(linear, "shared_arrays", None)
     assert bits(load_adapter(net(), tmp_path / "a")) == bits(model)
 
@@ -166,7 +177,7 @@ LOAD_MODEL = """
 import sys, numpy as np
 from tlora_ref import EncoderConfig, init_encoder
 from tlora_ref.by_hand import encoder_fwd
-from tlora_ref.checkpoint import load_adapter
+from tlora_ref.by_hand import load_adapter
 config = EncoderConfig(width=8, layers=2, heads=2, hidden=12, time=5, features=6, classes=3)
 model = load_adapter(init_encoder(config, 0, getattr(np, sys.argv[2])), sys.argv[1])
 x = np.random.default_rng(6).standard_normal((2, 4, 6)).astype(sys.argv[2])
@@ -181,7 +192,7 @@ print("torch" in sys.modules)
 @pytest.mark.parametrize(("compact", "dtype"), [(True, "float32"), (False, "float64")])
 def test_a_model_by_hand_comes_back_bit_for_bit_in_a_fresh_process_without_torch(tmp_path, method, compact, dtype):
     _, model = trained_model(method, getattr(np, dtype))
-    save_adapter(model, tmp_path / "a.safetensors", compact)
+    numpy_io.save_adapter(model, tmp_path / "a.safetensors", compact)
     out, names, config, torch_loaded = fresh(LOAD_MODEL, tmp_path / "a.safetensors", dtype).splitlines()
     assert bytes.fromhex(out) == by_hand.encoder_fwd(model, digits_in(model))[0].tobytes()
     assert (names, config, torch_loaded) == (str(sorted(model.trained)), str(model.adapter), "False")
@@ -190,10 +201,10 @@ def test_a_model_by_hand_comes_back_bit_for_bit_in_a_fresh_process_without_torch
 def test_both_rooms_write_the_same_bytes_and_read_each_others_files(tmp_path):
     base, model = trained_model()
     hand, auto = tmp_path / "hand", tmp_path / "auto"
-    save_adapter(model, hand)
+    numpy_io.save_adapter(model, hand)
     save_adapter(to_torch(model), auto)
     assert hand.read_bytes() == auto.read_bytes()
-    here, there = load_adapter(base, auto), load_adapter(to_torch(base), hand)
+    here, there = numpy_io.load_adapter(base, auto), load_adapter(to_torch(base), hand)
     assert same_arrays(here, model)
     assert same_arrays(to_numpy(there), model)
     assert here.trained == there.trained == model.trained
@@ -207,7 +218,7 @@ def test_an_nn_module_with_the_same_names_reads_the_file_of_an_encoder_by_hand(t
     base, model = trained_model(method, layers=None)
     head = ("head.W", "head.b")
     model = model.with_params({n: base.params[n] for n in head}).training(model.trained - set(head))
-    save_adapter(model, tmp_path / "a")
+    numpy_io.save_adapter(model, tmp_path / "a")
     module = nn.ModuleDict({"layers": nn.ModuleList()})
     for i in range(ENCODER.layers):
         block = nn.ModuleDict({t: nn.Linear(8, 8) for t in ("query", "key", "value")})
@@ -220,7 +231,7 @@ def test_an_nn_module_with_the_same_names_reads_the_file_of_an_encoder_by_hand(t
         np.testing.assert_allclose(layer.delta_w().detach().numpy(), expected, rtol=0, atol=1e-6)
         assert np.abs(expected).max() > 1e-3
     save_adapter(module, tmp_path / "b")
-    assert same_arrays(load_adapter(base, tmp_path / "b"), model)
+    assert same_arrays(numpy_io.load_adapter(base, tmp_path / "b"), model)
 
 
 def test_saving_merged_is_saving_unmerged(tmp_path):
@@ -230,8 +241,8 @@ def test_saving_merged_is_saving_unmerged(tmp_path):
     save_adapter(model, tmp_path / "merged")
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "merged").read_bytes()
     _, numbers = trained_model()
-    save_adapter(numbers, tmp_path / "plain")
-    save_adapter(merge_model(by_hand, numbers), tmp_path / "merged")
+    numpy_io.save_adapter(numbers, tmp_path / "plain")
+    numpy_io.save_adapter(merge_model(by_hand, numbers), tmp_path / "merged")
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "merged").read_bytes()
 
 
@@ -243,16 +254,16 @@ def test_loading_into_a_model_with_the_same_adapter_replaces_its_numbers(tmp_pat
     assert load_adapter(model, tmp_path / "a") is model
     assert bits(model) == bits(saved)
     _, hand = trained_model()
-    save_adapter(hand, tmp_path / "b")
+    numpy_io.save_adapter(hand, tmp_path / "b")
     other = hand.with_params({n: a + 1 for n, a in hand.params.items() if n in hand.trained})
-    assert same_arrays(load_adapter(other, tmp_path / "b"), hand)
+    assert same_arrays(numpy_io.load_adapter(other, tmp_path / "b"), hand)
 
 
 def test_the_given_model_by_hand_is_not_changed_and_shares_nothing_it_could_change(tmp_path):
     base, model = trained_model()
-    save_adapter(model, tmp_path / "a")
+    numpy_io.save_adapter(model, tmp_path / "a")
     before = {name: fingerprint(array) for name, array in base.params.items()}
-    loaded = load_adapter(base, tmp_path / "a")
+    loaded = numpy_io.load_adapter(base, tmp_path / "a")
     for name in loaded.trained:
         loaded.params[name][...] = 0
     assert {name: fingerprint(array) for name, array in base.params.items()} == before
@@ -287,6 +298,11 @@ def test_the_compact_file_of_roberta_large_holds_49200_numbers_in_less_than_250_
     assert len(data) < 250_000
 
 
+def test_the_format_imports_no_room_and_no_torch():
+    rooms = "'tlora_ref.by_hand', 'tlora_ref.by_autograd', 'torch'"
+    assert fresh(f"import sys, tlora_ref.adapter_file; print([m for m in ({rooms}) if m in sys.modules])") == "[]"
+
+
 # --- what a file says ----------------------------------------------------------------------------
 
 
@@ -303,23 +319,23 @@ def test_the_metadata_names_everything(tmp_path):
     assert config["adapter"]["targets"] == [{"regex": TARGETS[0].pattern, "flags": TARGETS[0].flags}, "1.value"]
     entry = config["matrices"]["blocks.0.query"]
     layer = model.blocks[0].query
-    assert entry == {"shape": [7, 5], "dtype": "float32", "base": fingerprint(layer.base.weight.T),
-                     "A": fingerprint(layer.A), "C": fingerprint(layer.C)}  # fmt: skip
+    assert entry == {"shape": [7, 5], "dtype": "float32", "base": mark(layer.base.weight.T),
+                     "A": mark(layer.A), "C": mark(layer.C)}  # fmt: skip
     assert config["also"] == ["classifier.1.bias", "classifier.1.weight"]
 
 
 def test_fingerprints_agree_between_rooms_and_tell_dtype_shape_and_layout_apart():
     a = np.arange(12.0, dtype=np.float32).reshape(3, 4)
-    assert fingerprint(a) == fingerprint(torch.from_numpy(a)) == fingerprint(np.asfortranarray(a))
-    assert fingerprint(a) == fingerprint(torch.from_numpy(a.T.copy()).T) == fingerprint(a.astype(">f4"))
+    assert mark(a) == mark(torch.from_numpy(a)) == mark(np.asfortranarray(a))
+    assert mark(a) == mark(torch.from_numpy(a.T.copy()).T) == mark(a.astype(">f4"))
     half = torch.from_numpy(a).to(torch.bfloat16)
     different = [a, a.T, a.reshape(4, 3), a.astype(np.float64), half, half.half(), -a]
-    assert len({fingerprint(x) for x in different}) == len(different)
+    assert len({mark(x) for x in different}) == len(different)
     zeros = [np.zeros(4, np.float16), torch.zeros(4, dtype=torch.bfloat16), np.zeros(4, np.int16)]
-    assert len({fingerprint(x) for x in zeros}) == 3
+    assert len({mark(x) for x in zeros}) == 3
     nudged = a.copy()
     nudged[2, 3] = np.nextafter(nudged[2, 3], 99)
-    assert fingerprint(nudged) != fingerprint(a)
+    assert mark(nudged) != mark(a)
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -332,7 +348,7 @@ def rewrite(path: Path, edit) -> None:
         config = json.loads(file.metadata()["tlora_ref"])
     del config["sha256"]
     edit(config, tensors)
-    config["sha256"] = checkpoint._digest(config, tensors)
+    config["sha256"] = digest(config, tensors)
     path.write_bytes(safetensors.numpy.save(tensors, {"tlora_ref": json.dumps(config)}))
 
 
@@ -396,7 +412,7 @@ def all_float64(config, tensors):
     for name in tensors:
         tensors[name] = tensors[name].astype(np.float64)
     for name, entry in config["matrices"].items():
-        drawn = checkpoint.DRAWS["tlora"](name, np.zeros(entry["shape"]), AdapterConfig(rank=3, seed=4))
+        drawn = tlora_draw(Site(name, *entry["shape"], 3), np.zeros(entry["shape"]), AdapterConfig(rank=3, seed=4))
         entry.update({k: fingerprint(drawn[k]) for k in ("A", "C")})
 
 
@@ -404,9 +420,69 @@ def rename_matrix(config, tensors):
     config["matrices"]["blocks.0.key"] = config["matrices"].pop("blocks.0.query")
     for local in ("B", "alpha"):
         tensors[f"blocks.0.key.{local}"] = tensors.pop(f"blocks.0.query.{local}")
-    drawn = checkpoint.DRAWS["tlora"]("blocks.0.key", np.zeros((7, 5)), AdapterConfig(rank=3, seed=4))
+    drawn = tlora_draw(Site("blocks.0.key", 7, 5, 3), np.zeros((7, 5)), AdapterConfig(rank=3, seed=4))
     for k in ("A", "C"):
         config["matrices"]["blocks.0.key"][k] = fingerprint(drawn[k].astype(np.float32))
+
+
+def no_columns(config, tensors):
+    config["matrices"]["blocks.0.query"]["shape"] = [0, 0]
+
+
+def huge_matrix(config, tensors):
+    config["matrices"]["blocks.0.query"]["shape"] = [10**9, 10**9]
+
+
+def half_a_shape(config, tensors):
+    config["matrices"]["blocks.0.query"]["shape"] = [7]
+
+
+def no_base(config, tensors):
+    config["matrices"]["blocks.0.query"]["base"] = ""
+
+
+def huge_flags(config, tensors):
+    config["adapter"]["targets"][0]["flags"] = 10**30
+
+
+def flags_that_print(config, tensors):
+    config["adapter"]["targets"][0]["flags"] = int(re.DEBUG)
+
+
+def deep_regex(config, tensors):
+    config["adapter"]["targets"][0]["regex"] = "(" * 5000 + ")" * 5000
+
+
+def huge_seed(config, tensors):
+    config["adapter"]["lora_alpha"] = 10**400
+
+
+def deep_owners(config, tensors):
+    config["owners"] = json.loads("[" * 200 + "]" * 200)
+
+
+def compact_as_text(config, tensors):
+    config["compact"] = "no"
+
+
+def also_twice(config, tensors):
+    config["also"].append("blocks.0.query.B")
+
+
+def layers_as_text(config, tensors):
+    config["adapter"]["layers"] = "01"
+
+
+def nan_in_b(config, tensors):
+    tensors["blocks.0.query.B"][0, 1] = np.nan
+
+
+def infinite_alpha(config, tensors):
+    tensors["blocks.0.query.alpha"] = np.array(np.inf, np.float32)
+
+
+def whole_numbers(config, tensors):
+    tensors["classifier.1.bias"] = np.zeros(3, np.int32)
 
 
 def rename_head(config, tensors):
@@ -437,6 +513,21 @@ ALTERED = {
     all_float64: r"is float64, expected torch.float32 beside this base|classifier.1.\w+ of the model is .* float32",
     rename_matrix: r"adapts blocks.0.key, which is no linear layer of the model",
     rename_head: r"holds classifier.2.\w+, which the model does not have",
+    no_columns: r"shape of blocks.0.query is \[0, 0\], expected two whole numbers, at least 1",
+    huge_matrix: r"blocks.0.query of the model is \(7, 5\) float32, expected \(1000000000, 1000000000\) float32",
+    half_a_shape: r"shape of blocks.0.query is \[7\], expected two whole numbers",
+    no_base: r"base of blocks.0.query is '', expected a name",
+    huge_flags: r"flags of a regular expression is 10+.*, expected flags of re",
+    flags_that_print: r"flags of a regular expression is 128, expected flags of re",
+    deep_regex: r"does not make sense",
+    huge_seed: r"does not make sense",
+    deep_owners: r"owners is \[+.*, expected lists of names by module",
+    compact_as_text: r"compact is 'no', expected true or false",
+    also_twice: r"holds blocks.0.query.B twice",
+    layers_as_text: r"layers is '01', expected None or a list of numbers",
+    nan_in_b: r"blocks.0.query.B holds numbers that are not finite, 1 of 9",
+    infinite_alpha: r"blocks.0.query.alpha holds numbers that are not finite, 1 of 1",
+    whole_numbers: r"classifier.1.bias is int32, expected one of float16",
     reshape_head: r"classifier.1.bias of the model is \(3,\) float32, expected \(4,\) float32",
 }
 
@@ -468,6 +559,68 @@ def test_a_file_that_does_not_fit_is_refused_and_the_model_stays(copied, edit):
     refuses(net(), copied, ALTERED[edit])
 
 
+@pytest.mark.parametrize("method", ["tlora", "lora_fa", "vera"])
+def test_nothing_as_large_as_a_file_says_is_made_before_it_is_compared(tmp_path, monkeypatch, method):
+    model = trained_net(method=method, targets=("query",), train_also=())
+    save_adapter(model, tmp_path / "a")
+
+    def enlarge(config, tensors):
+        for entry in config["matrices"].values():
+            entry["shape"][0] = 10**7
+
+    rewrite(tmp_path / "a", enlarge)
+    model = net()
+    tracemalloc.start()
+    refuses(model, tmp_path / "a", r"of the model is \(7, 5\) float32, expected \(10000000, 5\)")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 10**7
+    monkeypatch.setattr(adapter_file, "LARGEST", 10**6)
+    with pytest.raises(AdapterFileError, match=r"expected at most 1,000,000 without a base"):
+        read_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize("key", ["tlora_ref", "__metadata__"])
+def test_a_description_nested_too_deep_is_refused(tmp_path, key):
+    deep = "[" * 2000 + "]" * 2000
+    safetensors.numpy.save_file({"x": np.zeros(3, np.float32)}, tmp_path / "a", {"tlora_ref": deep})
+    if key == "__metadata__":
+        header = f'{{"__metadata__":{deep}}}'.encode()
+        (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header)
+    refuses(net(), tmp_path / "a", "truncated, damaged or no safetensors file")
+
+
+def test_what_is_no_file_is_neither_read_nor_written(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "pipe", "it is a pipe, expected a file"),
+        (tmp_path / "folder", "it is a folder, expected a file"),
+        (Path(os.devnull), "it is a device, expected a file"),
+        (tmp_path / "a\0b", "null byte"),
+        (tmp_path / ("n" * 300), "File name too long"),
+    ):
+        model, before = trained_net(), state(net())
+        with pytest.raises(AdapterFileError, match=f"cannot be read: {message}|cannot be read: .*{message}"):
+            load_adapter(net(), path)
+        assert state(net())[1] == before[1]
+        with pytest.raises(InputError, match=f"cannot write .*{message}"):
+            save_adapter(model, path)
+    assert Path(os.devnull).is_char_device()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path, dtype, value):
+    model = trained_net(dtype)
+    with torch.no_grad():
+        model.blocks[0].query.B[1, 2] = value
+    with pytest.raises(InputError, match=r"blocks.0.query.B holds numbers that are not finite, 1 of 9"):
+        save_adapter(model, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_rewriting_alone_changes_nothing(copied):
     rewrite(copied, lambda config, tensors: None)
     assert bits(load_adapter(net(), copied)) == bits(trained_net())
@@ -496,7 +649,7 @@ def test_other_files_and_no_file_are_refused(tmp_path):
     safetensors.numpy.save_file({"x": np.zeros(3)}, tmp_path / "foreign")
     refuses(net(), tmp_path / "foreign", "a safetensors file, but not an adapter file of tlora_ref")
     refuses(net(), tmp_path / "absent", "cannot be read: No such file")
-    refuses(net(), tmp_path, "cannot be read: Is a directory")
+    refuses(net(), tmp_path, "cannot be read: it is a folder, expected a file")
 
 
 @pytest.mark.parametrize("where", ["blocks.0.query", "blocks.1.value"])
@@ -520,7 +673,7 @@ def test_other_bases_are_refused(copied):
 @pytest.mark.parametrize("method", ["adapter_h", "adapter_p"])
 def test_a_file_of_a_method_that_sits_in_blocks_is_refused(tmp_path, method):
     _, model = trained_model(method)
-    save_adapter(model, tmp_path / "a")
+    numpy_io.save_adapter(model, tmp_path / "a")
     refuses(net(), tmp_path / "a", f"{method} sits in a block of the encoder and not on a linear layer")
 
 
@@ -546,30 +699,30 @@ def test_a_merged_model_is_refused_until_it_is_unmerged(copied):
     unmerge(model)
     load_adapter(model, copied)
     _, numbers = trained_model()
-    save_adapter(numbers, copied)
+    numpy_io.save_adapter(numbers, copied)
     with pytest.raises(AdapterFileError, match="is merged; unmerge it before loading"):
-        load_adapter(merge_model(by_hand, numbers), copied)
+        numpy_io.load_adapter(merge_model(by_hand, numbers), copied)
 
 
 def test_the_room_by_hand_refuses_as_well(tmp_path):
     base, model = trained_model()
-    save_adapter(model, tmp_path / "a")
+    numpy_io.save_adapter(model, tmp_path / "a")
     other = base.with_params({"layers.1.value.W": base.params["layers.1.value.W"] * 2})
     with pytest.raises(AdapterFileError, match=r"another base: 1 of 2 .* layers.1.value"):
-        load_adapter(other, tmp_path / "a")
+        numpy_io.load_adapter(other, tmp_path / "a")
     small = init_encoder(replace(ENCODER, layers=1))
     with pytest.raises(AdapterFileError, match="layer 1 does not exist"):
-        load_adapter(small, tmp_path / "a")
+        numpy_io.load_adapter(small, tmp_path / "a")
     with pytest.raises(AdapterFileError, match=r"float64, expected \(8, 8\) float32"):
-        load_adapter(init_encoder(ENCODER, 0, np.float64), tmp_path / "a")
+        numpy_io.load_adapter(init_encoder(ENCODER, 0, np.float64), tmp_path / "a")
     again = attach(base, AdapterConfig(rank=2, layers=(1,), seed=4))
     with pytest.raises(AdapterFileError, match="rank is 3, the model's adapter has 2"):
-        load_adapter(again, tmp_path / "a")
+        numpy_io.load_adapter(again, tmp_path / "a")
     save_adapter(trained_net(), tmp_path / "b")
     with pytest.raises(AdapterFileError, match=r"unknown target|adapter on"):
-        load_adapter(base, tmp_path / "b")
+        numpy_io.load_adapter(base, tmp_path / "b")
     _, lora = trained_model("lora")
-    save_adapter(lora, tmp_path / "c")
+    numpy_io.save_adapter(lora, tmp_path / "c")
     with pytest.raises(AdapterFileError):
         load_adapter(net(), tmp_path / "c")
 
@@ -588,7 +741,8 @@ def test_what_cannot_be_saved_is_refused_and_no_file_appears(tmp_path):
     torn.blocks[1].mix = copy.deepcopy(torn.blocks[1].mix)
     cases = {
         "has no adapters": net(),
-        "has no adapter to save": trained_model()[0],
+        "holds NumPy arrays, expected tensors": trained_model()[1],
+        "has no adapter to save": to_torch(trained_model()[0]),
         r"blocks.0.query.[AC] is not what seed 4 draws: save with compact=False": drifted,
         r"blocks.0.query.base.weight is trained": unfrozen,
         r"another name here": renamed,
@@ -598,6 +752,14 @@ def test_what_cannot_be_saved_is_refused_and_no_file_appears(tmp_path):
     for message, model in cases.items():
         with pytest.raises(InputError, match=message):
             save_adapter(model, tmp_path / "a")
+    by_hand_cases = {
+        "has no adapter to save": trained_model()[0],
+        "holds tensors, expected NumPy arrays": to_torch(trained_model()[1]),
+        "is a Net, expected a Model": trained_net(),
+    }
+    for message, model in by_hand_cases.items():
+        with pytest.raises(InputError, match=message):
+            numpy_io.save_adapter(model, tmp_path / "a")
     for path in (tmp_path / "absent" / "a", tmp_path):
         with pytest.raises(InputError, match="cannot write"):
             save_adapter(trained_net(), path)
@@ -615,7 +777,7 @@ def test_what_the_seed_does_not_draw_is_saved_in_full(tmp_path):
 KILLED = """
 import os, signal, sys
 from tlora_ref import files
-from test_checkpoint import save_adapter, scramble, trained_net
+from test_adapter_file import save_adapter, scramble, trained_net
 setattr(os, sys.argv[2], lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
 save_adapter(scramble(trained_net(), seed=9), sys.argv[1])
 """
