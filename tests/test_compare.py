@@ -1,20 +1,30 @@
 """The comparison job and what it stands on: budgets, paired intervals, runs that survive an interruption."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tlora_ref
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.by_hand.methods import METHODS
-from tlora_ref.lab.analysis.statistics import paired_difference
-from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, trained_count
+from tlora_ref.init import init_encoder
+from tlora_ref.lab.analysis import statistics
+from tlora_ref.lab.analysis.statistics import Interval, mean_interval, paired_difference
+from tlora_ref.lab.data import Part, load_digits
+from tlora_ref.lab.digits import ENCODER, FULL, Setup, Task, score
+from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, summary, trained_count
+from tlora_ref.lab.learning_rates import search
+from tlora_ref.lab.rooms import ByHand
 from tlora_ref.lab.runs import read_store, run_all
 
 
@@ -111,19 +121,181 @@ def test_matched_ranks_are_nearest_to_the_budget():
     assert set(NATURAL) == set(RANKS) == set(METHODS)
 
 
+# --- intervals -----------------------------------------------------------------------------------
+
+
 def test_the_paired_interval_on_constructed_cases():
-    assert paired_difference([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]) == paired_difference([1, 2, 3], [0, 1, 2])
+    # t(2) = 4.3027 at 97.5 %; the differences 1, 2, 3 have the standard deviation 1
+    found = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert found.mean == pytest.approx(2)
+    assert (found.low, found.high) == (pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-4), pytest.approx(4.4841, abs=1e-4))
+    # the pairs count, not the level of a seed
+    assert paired_difference([12.0, 4.0, 106.0], [11.0, 2.0, 103.0]) == found
     constant = paired_difference([1.5, 2.5, 3.5], [1.0, 2.0, 3.0])
     assert (constant.mean, constant.low, constant.high) == (0.5, 0.5, 0.5)
-    r = np.random.default_rng(0)
-    inside = 0
-    for _ in range(200):
-        noise = r.standard_normal((2, 30))
-        found = paired_difference(1 + noise[0], noise[1], draws=400)
-        inside += found.low <= 1 <= found.high
-    assert 0.88 <= inside / 200 <= 0.99
+    assert paired_difference([3.0], [1.0]) == Interval(2.0, -math.inf, math.inf)
     with pytest.raises(InputError, match="2 and 3 values, expected pairs"):
         paired_difference([1, 2], [1, 2, 3])
+
+
+DRAWN = {
+    "normal": lambda r, size: r.standard_normal(size),
+    "difference of skewed": lambda r, size: r.exponential(size=size) - r.exponential(size=size),
+    "skewed": lambda r, size: r.exponential(size=size) - 1,
+}
+"""Distributions of mean 0."""
+
+
+def coverage(distribution, n, simulations=6_000):
+    """How often the interval from n values holds the true mean, and three standard errors of that share."""
+    values = DRAWN[distribution](np.random.default_rng(n), (simulations, n))
+    share = np.mean([found.low <= 0 <= found.high for found in map(mean_interval, values)])
+    return share, 3 * math.sqrt(0.95 * 0.05 / simulations)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 30])
+@pytest.mark.parametrize("distribution", ["normal", "difference of skewed"])
+def test_an_interval_of_95_percent_holds_the_mean_in_95_percent_of_all_cases(n, distribution):
+    share, error = coverage(distribution, n)
+    assert share > 0.94
+    assert share > 0.95 - error
+    if distribution == "normal":
+        assert share < 0.95 + error
+
+
+@pytest.mark.parametrize(("n", "held"), [(3, 0.883), (5, 0.883), (10, 0.901), (30, 0.927)])
+def test_of_skewed_values_it_holds_the_mean_less_often_and_the_docstring_says_how_often(n, held):
+    share, _ = coverage("skewed", n)
+    assert share == pytest.approx(held, abs=0.015)
+    rounded = "88 / 88 / 90 / 93 %"
+    assert rounded in statistics.__doc__
+    assert f"{100 * held:.0f}" == rounded.removesuffix(" %").split(" / ")[[3, 5, 10, 30].index(n)]
+
+
+# --- learning rates ------------------------------------------------------------------------------
+
+
+def hill(shared, task):
+    """A run whose accuracy falls with the distance to the best rate, in factors of ten; ``shared``: label -> best."""
+    made, best = shared
+    made.append(task)
+    wobble = 0.004 * math.sin(100 * task.seed + 10 * task.lr)
+    return {"accuracy": 0.9 - 0.1 * abs(math.log10(task.lr / best[task.setup.label])) + wobble}
+
+
+def searched(best, plan=FULL, store=None, work=hill):
+    """The rates found for objectives whose best rates are given, and the runs that were made."""
+    made, setups = [], [Setup(label, "tlora", 2) for label in best]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.cpu_count", lambda: 1)
+        found = search((made, best), setups, plan, store, work)
+    return {setup.label: rate for setup, rate in found.items()}, made
+
+
+def test_a_best_rate_outside_the_first_grid_is_found_and_tried_on_both_sides():
+    best = {"below": 1e-4, "far above": 100.0, "inside": 1e-1, "at the end": 3e-1}
+    found, made = searched(best)
+    assert found == best
+    for label in best:
+        tried = {task.lr for task in made if task.setup.label == label}
+        assert min(tried) < best[label] < max(tried), label
+
+
+def test_a_chosen_rate_had_all_seeds_and_full_length_and_hopeless_ones_had_one():
+    _, made = searched({"inside": 1e-1})
+    seeds = {lr: {task.seed for task in made if task.lr == lr} for lr in {task.lr for task in made}}
+    assert seeds == {3e-2: {1000}, 1e-1: {1000, 1001, 1002}, 3e-1: {1000}}
+    assert {(task.epochs, task.part) for task in made} == {(FULL.epochs, "validation")}
+    assert len(made) == len(set(made))
+
+
+def near(shared, task):
+    """Two rates that one seed cannot tell apart: the first one favours the worse."""
+    made, _ = shared
+    made.append(task)
+    table = {3e-2: (0.6,), 1e-1: (0.86, 0.82, 0.82), 3e-1: (0.85, 0.86, 0.86), 1.0: (0.7,)}
+    return {"accuracy": table[task.lr][task.seed - 1000]}
+
+
+def test_several_seeds_decide_where_one_would_choose_wrongly():
+    found, made = searched({"near": None}, work=near)
+    assert found == {"near": 3e-1}
+    assert 1.0 in {task.lr for task in made}
+    assert searched({"near": None}, replace(FULL, trials=1, widen=False), work=near)[0] == {"near": 1e-1}
+
+
+def test_a_search_without_widening_stays_where_it_is():
+    found, made = searched({"far": 1e-6}, replace(FULL, widen=False))
+    assert found == {"far": FULL.rates[0]}
+    assert {task.lr for task in made} == set(FULL.rates)
+
+
+def rising(shared, task):
+    return {"accuracy": task.lr}
+
+
+def falling(shared, task):
+    return {"accuracy": -task.lr}
+
+
+def level(shared, task):
+    return {"accuracy": 0.1}
+
+
+@pytest.mark.parametrize(("work", "last"), [(rising, "3000"), (falling, "1e-07"), (level, "3000")])
+def test_a_setup_without_a_best_rate_is_an_error_that_says_where_the_search_ended(work, last):
+    with pytest.raises(InputError, match=rf"still best at the last learning rate tried, {last}: expected .* and 3000"):
+        searched({"endless": None}, work=work)
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path):
+    best = {"below": 1e-3, "inside": 1e-1}
+    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
+    found, made = searched(best, store=whole)
+    assert len(whole.read_text().splitlines()) == len(made)
+    stopped.write_text("".join(whole.read_text().splitlines(keepends=True)[:5]))
+    again, rest = searched(best, store=stopped)
+    assert again == found
+    assert len(rest) == len(made) - 5
+    assert stopped.read_text() == whole.read_text()
+
+
+def test_a_run_that_diverges_has_accuracy_zero():
+    base, part = init_encoder(ENCODER), load_digits("rot90")["train"]
+    few = Part(part.x[:64], part.y[:64])
+    task = Task(Setup("everything", "full"), 1e30, 0, 3, "train")
+    with np.errstate(all="ignore"):
+        assert score((ByHand(), base, {"train": few}), task)["accuracy"] == 0
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def report(n, **gaps):
+    """A comparison in which each method's accuracy differs from LoRA's by a gap, with noise of one point."""
+    r, lora = np.random.default_rng(0), [0.9] * n
+    rows = [{"method": "lora", "setting": setting, "accuracies": lora} for setting in ("natural", "matched")]
+    rows += [{"method": method, "setting": setting, "accuracies": list(0.9 + gap + 0.01 * r.standard_normal(n))}
+             for setting in ("natural", "matched") for method, gap in gaps.items()]  # fmt: skip
+    return {"seeds": n, "rows": rows}
+
+
+def test_the_words_beside_lora_follow_from_the_runs_and_few_runs_say_nothing():
+    said = summary(report(30, tlora=-0.04, dora=0.03, vera=0.0))
+    assert said.count("ahead: dora; behind: tlora; not told apart from it: vera.") == 2
+    assert summary(report(29, tlora=-0.04)) == (
+        "29 seeds are too few to say which method is ahead of LoRA and which behind: 30 are asked for."
+    )
+
+
+def test_the_page_says_what_the_stored_comparison_says():
+    root = Path(tlora_ref.__file__).parent
+    stored = json.loads((root / "lab/bench/results/compare.json").read_text())
+    page = (root.parent / "tutorials" / "family.md").read_text(encoding="utf-8")
+    assert f"<!-- text: compare -->\n\n```text\n{summary(stored)}\n```" in page
+
+
+# --- the job -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -159,6 +331,10 @@ def test_the_job_end_to_end(tmp_path, capsys):
             assert row["trained"] == trained_count(method, row["rank"])
             assert abs(row["trained"] - 1000) < 200 or setting == "natural"
         assert (row["minus_lora"] is None) == (method in ("head", "full", "lora"))
+        assert row["accuracy_mean"] == pytest.approx(np.mean(row["accuracies"]))
+        if row["minus_lora"] is not None:
+            pairs = paired_difference(row["accuracies"], rows["lora", setting]["accuracies"])
+            assert (row["minus_lora"], row["minus_lora_low"], row["minus_lora_high"]) == tuple(vars(pairs).values())
     (store,) = tmp_path.glob("runs-*.jsonl")
     finished = store.read_text()
     assert main(args) == 0

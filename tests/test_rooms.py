@@ -8,7 +8,7 @@ import pytest
 from tlora_ref import init_encoder
 from tlora_ref.__main__ import main
 from tlora_ref.lab.data import Part
-from tlora_ref.lab.digits import ENCODER, Plan, Task, Way, adapt
+from tlora_ref.lab.digits import ENCODER, Plan, Setup, Task, adapt
 from tlora_ref.lab.jobs import demo
 from tlora_ref.lab.rooms import ByAutograd, ByHand
 
@@ -29,18 +29,18 @@ def test_a_device_that_is_not_there_is_one_sentence_and_writes_nothing(args, mes
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("way", demo.ways(8), ids=lambda way: way.label)
-def test_one_run_is_the_same_in_either_room(way):
+@pytest.mark.parametrize("setup", demo.setups(8), ids=lambda setup: setup.label)
+def test_one_run_is_the_same_in_either_room(setup):
     """float32 as in the job: the losses of 12 steps agree to its digits, and so does what is trained."""
     rng = np.random.default_rng(0)
     data = Part(rng.random((300, 8, 8), dtype=np.float32), rng.integers(0, 10, 300))
     base = init_encoder(ENCODER)
-    if way.kind == "nothing":
+    if setup.kind == "nothing":
         logits = [room.logits(base, data.x) for room in (ByHand(), ByAutograd())]
         np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=1e-5)
         return
     outcomes = [
-        adapt((room, base, {"train": data, "test": data}), Task(way, lr=1e-2, seed=3, epochs=3, part="test"))
+        adapt((room, base, {"train": data, "test": data}), Task(setup, lr=1e-2, seed=3, epochs=3, part="test"))
         for room in (ByHand(), ByAutograd())
     ]
     hand, twin = outcomes
@@ -55,8 +55,8 @@ def test_one_run_is_the_same_in_either_room(way):
 
 @pytest.mark.job
 def test_the_job_runs_from_by_autograd_and_holds_the_hand_gradients_against_autograds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "ways", lambda rank: [Way("nothing", "nothing"), Way("TLoRA r=32", "tlora", 32)])
-    monkeypatch.setattr(demo, "QUICK", Plan(pretrain=12, epochs=6, search=1, rates=(1e-1,)))
+    monkeypatch.setattr(demo, "setups", lambda rank: [Setup("nothing", "nothing"), Setup("TLoRA r=32", "tlora", 32)])
+    monkeypatch.setattr(demo, "QUICK", Plan(pretrain=12, epochs=6, rates=(1e-1,), trials=1, widen=False))
     args = ["demo", "--quick", "--rank", "32", "--seeds", "1", "--json", "--out", str(tmp_path)]
     assert main([*args, "--room", "by_autograd"]) == 0
     printed = capsys.readouterr()

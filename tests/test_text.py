@@ -146,7 +146,8 @@ def job(folder, out, *args):
 def brief(monkeypatch):
     """A job of seconds, in one process: tests/test_compare.py has the runs in several."""
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    monkeypatch.setattr(text, "QUICK", text.Plan(epochs=2, search=1, rates=(1e-3, 1e-2), layers=1, time=24, pairs=64))
+    plan = text.Plan(epochs=2, rates=(1e-3, 1e-2), trials=1, widen=False, layers=1, time=24, pairs=64)
+    monkeypatch.setattr(text, "QUICK", plan)
 
 
 @pytest.mark.job
@@ -214,7 +215,7 @@ def test_a_run_that_diverges_is_the_worst_and_ends_nothing(folder):
     x = np.random.default_rng(0).standard_normal((40, 5, 32)).astype(np.float32)
     part = text.Part(x, np.ones((40, 5), dtype=bool), np.arange(40) % 2)
     shared = (ByHand(), model, {"train": part, "test": part})
-    (full,) = text.ways("full")
+    (full,) = text.setups("full")
     with np.errstate(all="ignore"):
         found = text.run_text(shared, Task(full, 1e30, 0, 3, "test"))
     assert found["accuracy"] == 0.0

@@ -1,11 +1,12 @@
 """The experiments: what ``python -m tlora_ref JOB`` runs, and what the jobs measure and draw.
 
-jobs/          one file per command
-analysis/      what training did: updates, norms, spectra, similarity; the audit of the paper's claims; plots
-bench/         speed and memory, and the stored results behind every table
-glue/          the paper's experiment: a transformers model on a GLUE task
-digits.py      the encoder pretrained on upright digits and adapted to turned ones, which several jobs share
-data.py        the digits and their shifts
-text_pairs.py  sentence pairs of Python's manual
-runs.py        many runs in several processes, resumable
+jobs/              one file per command
+analysis/          what training did: updates, norms, spectra, similarity; the audit of the paper's claims; plots
+bench/             speed and memory, and the stored results behind every table
+glue/              the paper's experiment: a transformers model on a GLUE task
+digits.py          the encoder pretrained on upright digits and adapted to turned ones, which several jobs share
+learning_rates.py  which learning rate each setup gets, by one rule for all
+data.py            the digits and their shifts
+text_pairs.py      sentence pairs of Python's manual
+runs.py            many runs in several processes, resumable
 """

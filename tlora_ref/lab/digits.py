@@ -1,45 +1,44 @@
 """The experiment that several jobs share: an encoder pretrained on upright digits, adapted to shifted ones.
 
-A ``Way`` is a row of a table: a method at a rank, the head only, everything, or nothing. ``adapt`` is one run of
-one way. ``search`` gives every way the same learning rates to choose from, on validation images.
+A ``Setup`` is a row of a table: a method at a rank, the head only, everything, or nothing. ``adapt`` is one run of
+one setup. Which learning rate each of them gets is decided in learning_rates.py, on validation images.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ..config import AdapterConfig, EncoderConfig, TrainConfig
 from ..counts import Counts, count
 from ..init import attach, init_encoder
 from ..model import Model
+from ..training import NonFiniteError
 from .data import Part
 from .rooms import Room
-from .runs import run_all
 
 ENCODER = EncoderConfig(width=32, layers=2, heads=4, hidden=64, time=8, features=8, classes=10)
-LEARNING_RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long everything is: epochs of pretraining, of a full run, of a run of the learning-rate search."""
+    """How long everything is: epochs of pretraining and of a run; and how a learning rate is searched: the rates it
+    begins with, the seeds that judge one, and whether it goes on beyond the first and the last of them."""
 
     pretrain: int = 28
     epochs: int = 18
-    search: int = 7
-    rates: tuple[float, ...] = LEARNING_RATES
+    rates: tuple[float, ...] = (3e-2, 1e-1, 3e-1)
+    trials: int = 3
+    widen: bool = True
 
 
-FULL, QUICK = Plan(), Plan(12, 6, 2, LEARNING_RATES[1:4:2])
+FULL, QUICK = Plan(), Plan(12, 6, (1e-2, 1e-1), trials=1, widen=False)
 
 
 @dataclass(frozen=True)
-class Way:
+class Setup:
     """A way to adapt: a method at a rank, the head only, everything, or nothing."""
 
     label: str
@@ -79,9 +78,9 @@ def fingerprint(base: Model) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """One run: a way at a learning rate, for some epochs, from a seed; its accuracy on a part of the data."""
+    """One run: a setup at a learning rate, for some epochs, from a seed; its accuracy on a part of the data."""
 
-    way: Way
+    setup: Setup
     lr: float
     seed: int
     epochs: int
@@ -96,7 +95,7 @@ def adapt(shared: Shared, task: Task) -> dict[str, Any]:
     room, base, parts = shared
     start = time.perf_counter()
     config = TrainConfig(epochs=task.epochs, batch_size=64, lr=task.lr, seed=task.seed)
-    model, history = room.train(task.way.prepare(base, task.seed), parts["train"].x, parts["train"].y, config)
+    model, history = room.train(task.setup.prepare(base, task.seed), parts["train"].x, parts["train"].y, config)
     seconds = time.perf_counter() - start
     accuracy = room.evaluate(model, parts[task.part].x, parts[task.part].y)[1]
     trained = {name: model.params[name] for name in model.trained}
@@ -104,20 +103,10 @@ def adapt(shared: Shared, task: Task) -> dict[str, Any]:
 
 
 def score(shared: Shared, task: Task) -> dict[str, float]:
-    """Only the accuracy and the seconds of one run: what fits a line of JSON."""
-    result = adapt(shared, task)
+    """Only the accuracy and the seconds of one run: what fits a line of JSON. A run that diverges has accuracy 0."""
+    start = time.perf_counter()
+    try:
+        result = adapt(shared, task)
+    except NonFiniteError:
+        return {"accuracy": 0.0, "seconds": time.perf_counter() - start}
     return {"accuracy": result["accuracy"], "seconds": result["seconds"]}
-
-
-def search(
-    shared: Any,
-    ways: Sequence[Way],
-    plan: Plan,
-    store: Path | None = None,
-    work: Callable[[Any, Task], dict[str, float]] = score,
-) -> dict[Way, float]:
-    """The learning rate of each way: the best of the same few on validation data, after a short run each."""
-    tasks = [Task(way, lr, 0, plan.search, "validation") for way in ways for lr in plan.rates]
-    results = run_all(work, shared, tasks, "learning rates", store=store)
-    found = {(task.way, task.lr): r["accuracy"] for task, r in zip(tasks, results, strict=True)}
-    return {way: max(plan.rates, key=lambda lr: found[way, lr]) for way in ways}

@@ -9,8 +9,9 @@ subspace.py      which share of an update TLoRA's fixed subspace can hold, and L
 conserved.py     alpha^2 - ||B||^2 along gradient descent, momentum and AdamW
 statistics.py    what a handful of seeds can say
 measures.py      from the runs of the audit to plain numbers, with controls and ceilings
-claims.py        the paper's claims, and what was measured about each
+claims/          the paper's claims, and what was measured about each
 verdicts.py      the rules that choose a verdict
+misprints.py     where the paper contradicts itself or its code
 plots.py         one style for all figures: readable in print, in grey and for the colour-blind
 audit_plots.py   the figures of the paper, drawn again
 page.py          the audit as one HTML page that opens from disk

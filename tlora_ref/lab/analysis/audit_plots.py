@@ -127,7 +127,8 @@ def per_layer(path: Path, histories: Sequence[Mapping[str, Any]], key: str, symb
 
 
 def norm_table(path: Path, norms: Sequence[Mapping[str, Mapping[str, float]]]) -> None:
-    """7: norms of A, B, C per layer, query and value: mean over seeds, and the standard deviation between them."""
+    """7: spectral norms of A, B, C per layer, query and value: mean over seeds, and the standard deviation between
+    them."""
     with figure(path, 1, 2, 8.8, 2.9) as (axes,):
         image = None
         for axis, kind in zip(axes, ("query", "value"), strict=True):
@@ -145,31 +146,42 @@ def norm_table(path: Path, norms: Sequence[Mapping[str, Mapping[str, float]]]) -
             axis.set_xlabel("layer")
             axis.set_title(kind)
             axis.grid(False)
-        axes[0].figure.colorbar(image, ax=list(axes), label="Frobenius norm", shrink=0.9)
+        axes[0].figure.colorbar(image, ax=list(axes), label="spectral norm", shrink=0.9)
 
 
 def spectra(path: Path, W0: Array, updates: Mapping[str, Array], where: str) -> None:
-    """8: eigenvalues of W0 + dW and of dW in the complex plane; singular values of dW."""
-    with figure(path, 1, 3, 10.2, 3.6) as ((left, middle, right),):
-        found = eigenvalues(W0)
-        left.plot(found.real, found.imag, "+", color=COLOURS["nothing"], ms=7, label="W0 alone")
+    """8: real parts of the eigenvalues of W0 + dW, the negative ones lighter, with W0's as a line; those of dW in the
+    complex plane; singular values of dW."""
+    with figure(path, 1, 4, 12.6, 3.4) as (axes,):
+        before = eigenvalues(W0).real
+        found = {kind: eigenvalues(W0 + dW).real for kind, dW in updates.items()}
+        reach = max(np.abs(real).max() for real in (before, *found.values()))
+        edges = np.linspace(-reach, reach, 15)  # zero is an edge: no bar holds both signs
+        for axis, (kind, real) in zip(axes, found.items(), strict=False):
+            for part, alpha, sign in ((real[real <= 0], 0.4, "negative"), (real[real > 0], 0.9, "positive")):
+                axis.hist(part, edges, color=COLOURS[kind], alpha=alpha, label=f"{sign}: {len(part)}")
+            axis.hist(before, edges, histtype="step", color=COLOURS["full"], ls="--", label="W0 alone")
+            axis.set_title(f"eigenvalues, W0 + dW of {NAMES[kind]}", fontsize=10)
+            axis.set_xlabel("real part")
+            axis.legend(loc="upper left", fontsize=8)
         for kind, dW in updates.items():
             look = {"color": COLOURS[kind], "marker": MARKERS[kind], "label": NAMES[kind]}
-            for axis, matrix in ((left, W0 + dW), (middle, dW)):
-                found = eigenvalues(matrix)
-                axis.plot(found.real, found.imag, ls="", ms=5, mfc="none", **look)
-            s = singular_values(dW)
+            values, s = eigenvalues(dW), singular_values(dW)
+            axes[2].plot(values.real, values.imag, ls="", ms=5, mfc="none", **look)
             s = s[s > 1e-6 * s[0]]
-            right.plot(np.arange(1, len(s) + 1), s, ms=4, mfc="none", ls="-", lw=1, **look)
-        for axis, title in ((left, "eigenvalues of W0 + dW"), (middle, "eigenvalues of dW")):
-            axis.set_aspect("equal", adjustable="datalim")
-            axis.set_xlabel("real")
-            axis.set_title(title)
-        left.set_ylabel(f"imaginary, {where}")
-        left.legend(loc="upper left", fontsize=8)
-        right.set_yscale("log")
-        right.set_xlabel("number")
-        right.set_title("singular values of dW")
+            axes[3].plot(np.arange(1, len(s) + 1), s, ms=4, mfc="none", ls="-", lw=1, **look)
+        top = max(axis.get_ylim()[1] for axis in axes[:2])
+        for axis in axes[:2]:
+            axis.set_ylim(0, 1.4 * top)
+        axes[0].set_ylabel(f"number, {where}")
+        axes[2].set_aspect("equal", adjustable="datalim")
+        axes[2].set_title("eigenvalues of dW", fontsize=10)
+        axes[2].set_xlabel("real part")
+        axes[2].set_ylabel("imaginary part")
+        axes[2].legend(loc="upper left", fontsize=8)
+        axes[3].set_yscale("log")
+        axes[3].set_xlabel("number")
+        axes[3].set_title("singular values of dW", fontsize=10)
 
 
 def differences(path: Path, tlora: Array, lora: Array, where: str) -> None:

@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from ...by_hand.methods.tlora import factor_stds
 from ...config import TrainConfig
 from ...draws import normal
 from ...model import Model
 from ...training import learning_rate
-from .conserved import OPTIMIZERS, drift
+from .conserved import OPTIMIZERS, conserved, drift
 from .distribution import describe
-from .norms import late_growth
+from .norms import late_growth, validation_rise
 from .similarity import cosine, overlap, principal_angles, relative_difference, unrelated
-from .spectra import effective_rank, spectral_distance
+from .spectra import effective_rank, positive_share, singular_values, spectral_distance
 from .subspace import best_share, captured_share
 from .updates import update
 
@@ -52,7 +51,7 @@ class Run:
 
 Runs = Mapping[str, Sequence[Run]]
 Updates = Mapping[str, Sequence[Mapping[str, Array]]]
-"""dW by way, seed and matrix."""
+"""dW by setup, seed and matrix."""
 
 
 def mean_alpha(runs: Sequence[Run]) -> float:
@@ -76,12 +75,19 @@ def measure(base: Model, runs: Runs) -> dict[str, Any]:
         """The mean over matrices of value(seed, matrix)."""
         return [fmean(value(s, name) for name in matrices) for s in seeds]
 
-    def per_way(value: Callable[[Array, str], float]) -> dict[str, list[float]]:
-        """The same of value(dW, matrix), for every way."""
+    def per_setup(value: Callable[[Array, str], float]) -> dict[str, list[float]]:
+        """The same of value(dW, matrix), for every setup."""
         return {key: per_seed(lambda s, name, key=key: value(dW[key][s][name], name)) for key in dW}
 
-    def norm(matrix: Array) -> float:
+    def frobenius(matrix: Array) -> float:
         return float(np.linalg.norm(matrix))
+
+    def spectral(matrix: Array) -> float:
+        return float(singular_values(matrix)[0])
+
+    def ratio(norm: Callable[[Array], float]) -> list[float]:
+        """The norm of TLoRA's dW over that of LoRA's: the geometric mean over matrices."""
+        return [exp(v) for v in between("tlora", "lora", lambda x, y, _: log(norm(x) / norm(y)))]
 
     def last(key: str, kind: str) -> list[list[float]]:
         """(seeds, layers): the final value of the history's ``key``."""
@@ -99,15 +105,27 @@ def measure(base: Model, runs: Runs) -> dict[str, Any]:
         "generalisation": {
             key: [run.history["eval_loss"][-1] - run.train_loss for run in runs[key]] for key in ("tlora", "dropout")
         },
+        "validation_rise": {
+            key: [validation_rise(run.history["eval_loss"]) for run in runs[key]] for key in ("tlora", "lora", "full")
+        },
         "distribution": _distribution(tlora, dW["full"], matrices),
         "late_growth": per_seed(lambda s, name: late_growth(tlora[s].history["B_norm"][name])),
         "schedule_share": schedule_share(len(tlora[0].history["eval_loss"]) - 1),
         "alpha": {kind: last("alpha", kind) for kind in ("query", "value")},
-        "alpha_B_correlation": float(np.corrcoef(np.ravel(last("alpha", "")), np.ravel(last("B_norm", "")))[0, 1]),
+        "B_norm": {kind: last("B_norm", kind) for kind in ("query", "value")},
+        "alpha_B_correlation": [
+            float(np.corrcoef(alpha, B_norm)[0, 1])
+            for alpha, B_norm in zip(last("alpha", ""), last("B_norm", ""), strict=True)
+        ],
         "alpha_mean": mean_alpha(tlora),
-        "norm_ratio": [exp(v) for v in between("tlora", "lora", lambda x, y, _: log(norm(x) / norm(y)))],
-        "relative_norm": per_way(lambda D, name: norm(D) / norm(W0[name])),
-        "effective_rank": per_way(lambda D, _: effective_rank(D)),
+        "conserved_end": per_seed(
+            lambda s, name: conserved(
+                *(tlora[s].model.params[f"{name}.{k}"].astype(np.float64) for k in ("alpha", "B"))
+            )
+        ),
+        "norm_ratio": {"spectral": ratio(spectral), "frobenius": ratio(frobenius)},
+        "relative_norm": per_setup(lambda D, name: frobenius(D) / frobenius(W0[name])),
+        "effective_rank": per_setup(lambda D, _: effective_rank(D)),
         "relative_difference": {
             "adapted": between("tlora", "lora", lambda x, y, name: relative_difference(W0[name] + x, W0[name] + y)),
             "update": between("tlora", "lora", lambda x, y, _: relative_difference(x, y)),
@@ -120,7 +138,6 @@ def measure(base: Model, runs: Runs) -> dict[str, Any]:
             "time": TIME,
             "drift": {o: [fmean(drift(o, lr, TIME, seed) for seed in range(3)) for lr in RATES] for o in OPTIMIZERS},
         },
-        "init": signal_scales(),
     }
 
 
@@ -146,6 +163,10 @@ def _distribution(
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
+def _trained(model: Model, name: str, arrays: Sequence[str]) -> list[Array]:
+    return [model.params[f"{name}.{key}"].astype(np.float64) for key in arrays]
+
+
 def schedule_share(epochs: int, share: float = 0.25) -> float:
     """The last quarter's share of the sum of all learning rates, in the schedule of loop.py."""
     config, per_epoch = TrainConfig(epochs=epochs, lr=1.0), 100
@@ -164,10 +185,10 @@ def _eigenvalues(
         for name in matrices:
             ours, lora = dW["tlora"][s][name], dW["lora"][s][name]
             other = dW["lora"][(s + 1) % len(tlora)][name]
-            A_IR, B_RR, C_RO = (run.model.params[f"{name}.{k}"].astype(np.float64) for k in "ABC")
+            A_IR, B_RR, C_RO = _trained(run.model, name, "ABC")
             drawn = [A_IR @ normal(i, f"audit.{s}.{name}", B_RR.shape, 1.0) @ C_RO for i in range(DRAWS)]
             random = [D * (np.linalg.norm(ours) / np.linalg.norm(D)) for D in drawn]
-            row = {}
+            row = {"positive_tlora": positive_share(W0[name] + ours), "positive_lora": positive_share(W0[name] + lora)}
             for key, W in (("adapted", W0[name]), ("update", np.zeros_like(lora))):
                 row[key] = spectral_distance(W + ours, W + lora)
                 row[f"{key}_control"] = fmean(spectral_distance(W + D, W + lora) for D in random)
@@ -235,14 +256,3 @@ def _captured(dW: Updates, tlora: Sequence[Run], rank: int, matrices: Sequence[s
             }
         )
     return {key: [row[key] for row in rows] for key in rows[0]}
-
-
-def signal_scales(rank: int = 32, rows: int = 256) -> dict[str, list[float]]:
-    """The standard deviation of x A for x of unit variance over widths, under both draws of A."""
-    widths = (64, 256, 1024)
-    x = {width: normal(0, f"audit.x.{width}", (rows, width), 1.0) for width in widths}
-
-    def measured(rule: str, width: int) -> float:
-        return float((x[width] @ normal(0, "audit.A", (width, rank), factor_stds(rule, width, width, rank)[0])).std())
-
-    return {"widths": list(widths), **{rule: [measured(rule, w) for w in widths] for rule in ("released", "fan_in")}}

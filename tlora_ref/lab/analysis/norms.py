@@ -1,6 +1,6 @@
-"""Norms of an adapter's factors, and alpha and ||B|| along a run.
+"""Norms of an adapter's factors, and alpha, ||B|| and the loss along a run.
 
-Source      the quantities of figures 5, 6 and 7 of arXiv 2504.18735.
+Source      the quantities of figures 3, 5 (Frobenius norm), 6 and 7 (spectral norm) of arXiv 2504.18735.
 Checked by  tests/test_analysis.py.
 """
 
@@ -16,11 +16,11 @@ from ...training import History
 
 
 def factor_norms(model: Model) -> dict[str, dict[str, float]]:
-    """matrix -> {"A": ||A||_F, "B": ..., "C": ...}: every factor of the adapter that is a matrix."""
+    """matrix -> {"A": ||A||_2, "B": ..., "C": ...}: the spectral norm of every factor that is a matrix."""
     found: dict[str, dict[str, float]] = {}
     for name in sorted(model.adapted):
         arrays = adapter_arguments(model, name).items()
-        found[name] = {split_name(k)[0]: float(np.linalg.norm(a)) for k, a in arrays if np.ndim(a) == 2}
+        found[name] = {split_name(k)[0]: float(np.linalg.norm(a, 2)) for k, a in arrays if np.ndim(a) == 2}
     return found
 
 
@@ -45,3 +45,14 @@ def late_growth(norms: Sequence[float], share: float = 0.25) -> float:
     if len(norms) < 2 or norms[-1 - last] == 0:
         raise InputError(f"norms {list(norms)!r} have no growth at the end: expected two or more, not zero before")
     return abs(norms[-1] / norms[-1 - last] - 1)
+
+
+def validation_rise(losses: Sequence[float]) -> float:
+    """By how much of its lowest value the validation loss has risen at the end of a run: end / lowest - 1. Zero for a
+    run that does not overfit.
+
+    losses: one per epoch, the start included. Raises InputError for fewer than two.
+    """
+    if len(losses) < 2:
+        raise InputError(f"losses {list(losses)!r} have no course, expected two or more")
+    return losses[-1] / min(losses) - 1

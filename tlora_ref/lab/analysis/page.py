@@ -1,4 +1,4 @@
-"""The audit as one HTML page: claims first, then figures. Everything is in the file; it opens from disk.
+"""The audit as one HTML page: claims, a theorem, misprints, figures. Everything is in the file; it opens from disk.
 
 Checked by  tests/test_audit.py: no reference leads out of the page.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from .verdicts import CANNOT, HOLDS, HOLDS_HERE, HOLDS_NOT, HOLDS_NOT_HERE, VERDICTS, Claim
+from .misprints import Misprint
+from .verdicts import CANNOT, HOLDS, HOLDS_HERE, HOLDS_NOT, HOLDS_NOT_HERE, VERDICTS, Row
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,15 @@ figcaption { max-width: 50rem; font-size: 15px; }
 
 
 def page(
-    title: str, lead: Sequence[str], claims: Sequence[Claim], plates: Sequence[Plate], setting: Mapping[str, str]
+    title: str,
+    lead: Sequence[str],
+    claims: Sequence[Row],
+    theorem: Sequence[str],
+    misprints: Sequence[Misprint],
+    plates: Sequence[Plate],
+    setting: Mapping[str, str],
 ) -> str:
-    """The page. ``lead`` are paragraphs, ``setting`` what was run; all text is escaped here."""
+    """The page. ``lead`` and ``theorem`` are paragraphs, ``setting`` what was run; all text is escaped here."""
     parts = [
         "<!DOCTYPE html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
@@ -80,6 +87,10 @@ def page(
         "<h2>Claims and verdicts</h2>",
         _verdict_counts(claims),
         _claims_table(claims),
+        "<h2>A theorem: how much of any update TLoRA can hold</h2>",
+        *(f"<p>{escape(text)}</p>" for text in theorem),
+        "<h2>Misprints</h2>",
+        _misprints_table(misprints),
         "<h2>Figures</h2>",
         *(_plate(plate) for plate in plates),
         "<h2>How it was measured</h2>",
@@ -95,7 +106,7 @@ def _mark(verdict: str) -> str:
     return f'<span class="{kind}" aria-hidden="true">{SIGN[kind]}</span>{escape(verdict)}'
 
 
-def _verdict_counts(claims: Sequence[Claim]) -> str:
+def _verdict_counts(claims: Sequence[Row]) -> str:
     rows = [
         f'<tr><td class="verdict {CLASS[v]}">{_mark(v)}</td><td>{sum(c.verdict == v for c in claims)}</td>'
         f"<td>{escape(meaning)}</td></tr>"
@@ -105,10 +116,11 @@ def _verdict_counts(claims: Sequence[Claim]) -> str:
     return f'<table class="counts">{head}<tbody>{"".join(rows)}</tbody></table><p></p>'
 
 
-def _claims_table(claims: Sequence[Claim]) -> str:
+def _claims_table(claims: Sequence[Row]) -> str:
     rows = [
         f"<tr><td><b>{escape(c.claim)}</b><span class='soft'>{escape(c.source)}</span></td>"
-        f"<td>{escape(c.measured)}</td><td class='verdict {CLASS[c.verdict]}'>{_mark(c.verdict)}</td>"
+        f"<td>{escape(c.measured)}{_soft(_logs(c))}</td>"
+        f"<td class='verdict {CLASS[c.verdict]}'>{_mark(c.verdict)}{_soft(c.reason)}{_soft(_seeds(c))}</td>"
         f"<td>{escape(c.why)}<span class='soft'>Rule: {escape(c.rule)}</span></td></tr>"
         for c in claims
     ]
@@ -117,6 +129,28 @@ def _claims_table(claims: Sequence[Claim]) -> str:
         "<thead><tr><th>the paper says</th><th>measured</th><th>verdict</th><th>why</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _logs(claim: Row) -> str:
+    return "" if claim.logs is None else f"{claim.logs.quantity}, in the released logs: {claim.logs.released}"
+
+
+def _seeds(claim: Row) -> str:
+    return "" if claim.p is None else f"{claim.n} seeds, p = {claim.p:.2g} after correction"
+
+
+def _soft(text: str) -> str:
+    return f"<span class='soft'>{escape(text)}</span>" if text else ""
+
+
+def _misprints_table(misprints: Sequence[Misprint]) -> str:
+    rows = [
+        f"<tr><td>{escape(m.where)}</td><td>{escape(m.printed)}</td><td>{escape(m.right)}</td>"
+        f"<td>{escape(m.why)}</td></tr>"
+        for m in misprints
+    ]
+    head = "<thead><tr><th>where</th><th>printed</th><th>right</th><th>why</th></tr></thead>"
+    return f'<table class="counts">{head}<tbody>{"".join(rows)}</tbody></table>'
 
 
 def _plate(plate: Plate) -> str:

@@ -195,7 +195,7 @@ def alpha_and_norm(path: Path, label: str, histories: list[Mapping[str, Any]]) -
         right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def accuracy_of_ways(path: Path, rows: list[Mapping[str, Any]]) -> None:
+def accuracy_of_setups(path: Path, rows: list[Mapping[str, Any]]) -> None:
     """Test accuracy over trained parameters, a mark for every seed and the mean; what needs no training as lines."""
     with figure(path, width=7.4) as ((axis,),):
         for row, dash in zip((r for r in rows if r["trained"] is None), DASHES[1:], strict=False):

@@ -1,14 +1,24 @@
 """What a handful of seeds can say.
 
-Source      bootstrap, percentile interval, and permutation test: B. Efron and R. Tibshirani, An Introduction to the
-            Bootstrap, 1993.
-Checked by  tests/test_compare.py, tests/test_analysis.py.
+Equation    interval of a mean over n seeds:   mean +- t(n - 1) s / sqrt(n),   s the standard deviation with n - 1
+Source      Student (W. S. Gosset), The probable error of a mean, Biometrika 6, 1908.  Many tests at once: S. Holm,
+            Scandinavian Journal of Statistics 6, 1979.  Permutation test: B. Efron and R. Tibshirani, An Introduction
+            to the Bootstrap, 1993.
+Checked by  tests/test_compare.py, tests/test_analysis.py: coverage by simulation.
+
+A "95 % interval" earns its name by how often it holds the truth. For normal data Student's does in 95 % of all cases
+from two values on. For skewed ones it falls short: of an exponential distribution, whose skewness is 2, it holds
+the mean in 88 / 88 / 90 / 93 % of all cases at n = 3 / 5 / 10 / 30. In the difference of two setups over the same
+seeds the skewness of the two cancels: of the difference of two exponential values it holds the mean in
+97 / 97 / 96 / 95 %. (A percentile bootstrap, which assumes no distribution, holds the mean of normal data in
+75 / 83 / 89 / 94 %: from few values it is too narrow.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 
 import numpy as np
 
@@ -24,25 +34,60 @@ class Interval:
     high: float
 
 
-def paired_difference(
-    one: Sequence[float], other: Sequence[float], level: float = 0.95, draws: int = 10_000, seed: int = 0
-) -> Interval:
-    """Mean of one - other over pairs (same seed, same data) with a percentile bootstrap interval over the pairs.
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """The mean of one value per seed with Student's interval. One value has an infinite one: it says nothing about
+    how far the next would be. Raises InputError for no value."""
+    from scipy import stats
 
-    With five pairs the interval is a rough one, and too narrow rather than too wide. Raises InputError for
-    sequences of different or no length.
+    if len(values) == 0:
+        raise InputError("no values, expected at least one")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(mean, -inf, inf)
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * _standard_error(values)
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_difference(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean of one - other over pairs (same seed, same data) with Student's interval over the pairs.
+
+    Raises InputError for sequences of different or no length.
     """
     if len(one) != len(other) or len(one) == 0:
         raise InputError(f"{len(one)} and {len(other)} values, expected pairs")
-    difference = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
-    chosen = np.random.default_rng(seed).integers(0, len(difference), (draws, len(difference)))
-    low, high = np.quantile(difference[chosen].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference.mean()), float(low), float(high))
+    return mean_interval(list(np.subtract(one, other)), level)
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """The mean of one value per seed with a percentile bootstrap interval over the seeds."""
-    return paired_difference(values, [0.0] * len(values), level)
+def p_above(values: Sequence[float], bound: float) -> float:
+    """One-sided p of Student's test: how likely values with so large a mean are, if the true one is ``bound``. Equal
+    values show no spread to test by: they count as so many coins that fell on one side.
+
+    Raises InputError for fewer than two values.
+    """
+    from scipy import stats
+
+    if len(values) < 2:
+        raise InputError(f"{len(values)} values, expected at least two")
+    if abs(bound) == inf:
+        return float(bound > 0)
+    distance, error = float(np.mean(values)) - bound, _standard_error(values)
+    if error == 0:
+        return 0.5 ** len(values) if distance > 0 else 1.0
+    return float(stats.t.sf(distance / error, len(values) - 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Every p, corrected for all of them being asked at once: rejecting where the corrected one is below 5 % is
+    wrong about any of the true hypotheses in at most 5 % of all cases, however they depend on each other.
+
+    The smallest p is multiplied by the number of tests, the next one by one less, and so on; none falls below the
+    one before it or rises above 1.
+    """
+    corrected, largest = {}, 0.0
+    for i, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - i) * p))
+        corrected[key] = largest
+    return {key: corrected[key] for key in p_values}
 
 
 def column_effect(tables: Sequence[np.ndarray], draws: int = 2_000, seed: int = 0) -> float:
@@ -62,3 +107,7 @@ def column_effect(tables: Sequence[np.ndarray], draws: int = 2_000, seed: int = 
     observed = statistic(arrays) * (1 - 1e-12)  # a permutation that changes nothing counts as equal
     as_large = sum(statistic([rng.permuted(t, axis=1) for t in arrays]) >= observed for _ in range(draws))
     return (1 + as_large) / (1 + draws)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) / sqrt(len(values))

@@ -1,9 +1,22 @@
 """Which share of a wanted update fits into TLoRA's fixed subspace, and what LoRA could do at that rank.
 
 Equation    TLoRA's updates are {A M C}: col(A) x row(C), of R^2 dimensions. The best of them in Frobenius norm is
-            P_A D P_C with the orthogonal projectors, so the captured share is ||Q_A^T D Q_C||^2 / ||D||^2,
-            on average R^2 / (I O) for an isotropic D.
+            P_A D P_C with the orthogonal projectors, so the captured share is ||Q_A^T D Q_C||^2 / ||D||^2.
             LoRA may choose its subspaces: at best sum of the R largest s^2 / sum of all s^2 (Eckart and Young, 1936).
+
+Theorem     For every fixed D (I, O), and A (I, R), C (R, O) drawn independently of D and of each other, of full rank,
+            A with the same law as U A for every orthogonal U, and C^T likewise (Gaussian entries will do):
+            E[captured share] = R^2 / (I O).
+Proof       U P_A U^T is the projector on col(U A) and has the law of P_A, so U E[P_A] U^T = E[P_A] for every
+            orthogonal U: E[P_A] commutes with all of them and is a multiple of the identity. Its trace is R, so
+            E[P_A] = (R / I) 1, and E[P_C] = (R / O) 1 in the same way. Then, P_A and P_C being projectors,
+            E||P_A D P_C||^2 = E tr(P_A D P_C D^T) = tr(E[P_A] D E[P_C] D^T) = R^2 / (I O) ||D||^2.   The second step
+            takes the expectation over C first, which independence allows.
+
+            So no D fits better on average than any other, LoRA's update included: on RoBERTa-large at R = 32 a
+            thousandth. What the mean does not say is the spread over draws, which does depend on D: over 2,000 draws
+            with I = O = 32, R = 16 the share is 0.250 on average, with a standard deviation of 0.087 for D of rank 1,
+            0.040 for singular values 0.8^k, 0.011 for the identity.
 Checked by  tests/test_analysis.py.
 """
 
@@ -26,7 +39,7 @@ def captured_share(D_IO: Array, A_IR: Array, C_RO: Array) -> float:
 
 
 def isotropic_share(I: int, O: int, R: int) -> float:
-    """R^2 / (I O): the mean captured share of a target without a preferred direction."""
+    """R^2 / (I O): the mean captured share of any target over random A, C."""
     return R * R / (I * O)
 
 

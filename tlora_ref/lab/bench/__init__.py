@@ -7,5 +7,6 @@ memory.py    what is kept for a backward, and bytes over rank and model size
 check.py     what a gradient check costs
 gpu.py       a RoBERTa-large-shaped model's step on a device
 figures.py   the charts
-results/     the JSON of the runs behind the README's tables
+stored.py    what the stored run says about the cost of a layer
+results/     the JSON of the runs behind the tables of the pages
 """

@@ -1,6 +1,6 @@
 """Other ways to compute TLoRA's layer in torch, measured beside the one in by_autograd/fused.py.
 
-Equation    all of them y = x W0 + b + alpha x A B C (arXiv 2504.18735, section 3), in another order
+Equation    all of them y = x W0 + b + alpha x A B C (arXiv 2504.18735, section 2.2), in another order
 Checked by  tests/test_bench.py: the same outputs and gradients
 """
 

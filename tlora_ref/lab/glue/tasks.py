@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...paper import VALIDATION
 from ...shapes import InputError
 
 METRICS = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews"}
@@ -40,22 +41,22 @@ TASKS: Mapping[str, GlueTask] = {
     for task in (
         GlueTask(
             "mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1"),
-            3_668, 408, ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"), ("#1 String", "#2 String"),
-            "Quality", ("0", "1"),
+            3_668, VALIDATION["MRPC"], ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
+            ("#1 String", "#2 String"), "Quality", ("0", "1"),
         ),
         GlueTask(
             "rte", "RTE", ("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",),
-            2_490, 277, ("index", "sentence1", "sentence2", "label"), ("sentence1", "sentence2"),
+            2_490, VALIDATION["RTE"], ("index", "sentence1", "sentence2", "label"), ("sentence1", "sentence2"),
             "label", ("entailment", "not_entailment"),
         ),
         GlueTask(
             "qnli", "QNLI", ("question", "sentence"), ("entailment", "not_entailment"), ("accuracy",),
-            104_743, 5_463, ("index", "question", "sentence", "label"), ("question", "sentence"),
+            104_743, VALIDATION["QNLI"], ("index", "question", "sentence", "label"), ("question", "sentence"),
             "label", ("entailment", "not_entailment"),
         ),
         GlueTask(
             "sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",),
-            67_349, 872, ("sentence", "label"), ("sentence",), "label", ("0", "1"),
+            67_349, VALIDATION["SST-2"], ("sentence", "label"), ("sentence",), "label", ("0", "1"),
         ),
         GlueTask(
             "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews",),

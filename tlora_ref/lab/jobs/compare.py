@@ -1,7 +1,7 @@
 """Compare the family: every method on the turned digits, at its natural rank, over ranks, and at equal counts.
 
 Every setting gets the same search over learning rates on validation images; accuracies are on test images, over
-the same seeds for all, and the differences to LoRA are paired by seed with a bootstrap interval. Finished runs are
+the same seeds for all, and the differences to LoRA are paired by seed, with Student's interval. Finished runs are
 kept in the output folder: an interrupted comparison goes on where it stopped.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
@@ -16,9 +17,11 @@ from ...by_hand.methods import METHODS
 from ...model import sites
 from ...shapes import InputError
 from ...tables import output_folder, table, write_csv, write_json
-from ..analysis.statistics import paired_difference
+from ..analysis.statistics import holm, paired_difference
+from ..analysis.verdicts import LEVEL, MIN_SEEDS, within
 from ..data import SHIFTS, load_digits
-from ..digits import ENCODER, FULL, QUICK, Task, Way, fingerprint, pretrain, score, search
+from ..digits import ENCODER, FULL, QUICK, Setup, Task, fingerprint, pretrain, score
+from ..learning_rates import described, search
 from ..rooms import ByHand
 from ..runs import one_thread, run_all
 
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def trained_count(method: str, rank: int) -> int:
     """Trained numbers of a method on the job's encoder."""
-    return METHODS[method].size(sites(ENCODER, Way("", method, rank).adapter()), METHODS[method].trained)
+    return METHODS[method].size(sites(ENCODER, Setup("", method, rank).adapter()), METHODS[method].trained)
 
 
 def matched_rank(method: str, budget: int) -> int:
@@ -87,52 +90,59 @@ def run(args: argparse.Namespace) -> int:
         | ({} if args.quick else {f"rank {rank}": rank for rank in RANKS[method]})
         for method in methods
     }
-    adapters = [Way(method, method, rank) for method in methods for rank in sorted(set(settings[method].values()))]
-    ways = [Way("head", "head"), Way("full", "full"), *adapters]
+    adapters = [Setup(method, method, rank) for method in methods for rank in sorted(set(settings[method].values()))]
+    setups = [Setup("head", "head"), Setup("full", "full"), *adapters]
     shared = (room, base, shifted)
-    best = search(shared, ways, plan, store)
-    tasks = [Task(way, best[way], seed, plan.epochs, "test") for way in ways for seed in range(seeds)]
+    best = search(shared, setups, plan, store)
+    tasks = [Task(setup, best[setup], seed, plan.epochs, "test") for setup in setups for seed in range(seeds)]
     results = run_all(score, shared, tasks, "seeds", store=store)
-    accuracies: dict[Way, list[float]] = {way: [] for way in ways}
+    accuracies: dict[Setup, list[float]] = {setup: [] for setup in setups}
     for task, result in zip(tasks, results, strict=True):
-        accuracies[task.way].append(result["accuracy"])
+        accuracies[task.setup].append(result["accuracy"])
 
-    def row(way: Way, setting: str, against: Way | None) -> dict[str, Any]:
-        values = accuracies[way]
+    def row(setup: Setup, setting: str, against: Setup | None) -> dict[str, Any]:
+        values = accuracies[setup]
         difference = paired_difference(values, accuracies[against]) if against else None
+        bounded = difference if len(values) > 1 else None  # one pair has no interval
         return {
-            "method": way.label,
+            "method": setup.label,
             "setting": setting,
-            "rank": way.rank,
-            "trained": way.counts(base).trained,
-            "learning_rate": best[way],
+            "rank": setup.rank,
+            "trained": setup.counts(base).trained,
+            "learning_rate": best[setup],
+            "accuracies": values,
             "accuracy_mean": mean(values),
             "accuracy_std": stdev(values) if len(values) > 1 else 0.0,
             "minus_lora": difference.mean if difference else None,
-            "minus_lora_low": difference.low if difference else None,
-            "minus_lora_high": difference.high if difference else None,
+            "minus_lora_low": bounded.low if bounded else None,
+            "minus_lora_high": bounded.high if bounded else None,
         }
 
-    rows = [row(Way(kind, kind), "reference", None) for kind in ("head", "full")]
+    rows = [row(Setup(kind, kind), "reference", None) for kind in ("head", "full")]
     for setting in ("natural", "matched"):
-        lora = Way("lora", "lora", settings["lora"][setting])
-        rows += [row(Way(m, m, settings[m][setting]), setting, None if m == "lora" else lora) for m in methods]
-    curves = [row(way, "curve", None) for way in adapters]
+        lora = Setup("lora", "lora", settings["lora"][setting])
+        rows += [row(Setup(m, m, settings[m][setting]), setting, None if m == "lora" else lora) for m in methods]
+    curves = [row(setup, "curve", None) for setup in adapters]
     report = {"job": "compare", "shift": args.shift, "budget": args.budget, "quick": args.quick, "seeds": seeds,
               "rows": rows, "curves": curves}  # fmt: skip
     write_json(folder / "compare.json", report)
-    write_csv(folder / "compare.csv", rows)
+    write_csv(folder / "compare.csv", [{k: v for k, v in r.items() if k != "accuracies"} for r in rows])
     plots.methods_over_rank(folder / "compare", args.shift, rows[:2], curves)
     if args.json:
         print(json.dumps(report, indent=1))
         return 0
     print(results_table(rows))
+    print(summary(report))
     print(
         f"natural: each method's usual rank; matched: the rank whose count is nearest to {args.budget:,}, where that is"
     )
     print(f"far off the method has no nearer one. Test accuracy over {seeds} seeds; differences to LoRA of the same")
-    print("setting are paired by seed, with a 95 % bootstrap interval over the pairs. Learning rates")
-    print(f"{list(plan.rates)}, chosen per setting on validation images. Results and figure: {folder}/")
+    print(
+        "setting are paired by seed, with Student's 95 % interval over the pairs, each on its own: of 20 intervals one"
+    )
+    print("is expected to miss. Learning rates:")
+    print(f"{described(plan)}.")
+    print(f"Results and figure: {folder}/")
     return 0
 
 
@@ -148,10 +158,37 @@ def results_table(rows: list[dict[str, Any]]) -> str:
             f"{r['learning_rate']:g}",
             f"{r['accuracy_mean']:.3f}",
             f"{r['accuracy_std']:.3f}",
-            ""
-            if r["minus_lora"] is None
-            else f"{r['minus_lora']:+.3f} [{r['minus_lora_low']:+.3f}, {r['minus_lora_high']:+.3f}]",
+            _difference(r),
         ]
         for r in rows
     ]
     return table(header, lines)
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Which methods are ahead of LoRA and which behind, in words; from few seeds, that nothing can be said."""
+    n, parts = report["seeds"], []
+    if n < MIN_SEEDS:
+        return (
+            f"{n} seeds are too few to say which method is ahead of LoRA and which behind: {MIN_SEEDS} are asked for."
+        )
+    for setting in ("natural", "matched"):
+        rows = {row["method"]: row["accuracies"] for row in report["rows"] if row["setting"] == setting}
+        lora = rows.pop("lora")
+        found = {m: within([a - b for a, b in zip(own, lora, strict=True)], low=0) for m, own in rows.items()}
+        p = holm({method: evidence.p for method, evidence in found.items()})
+        places: dict[str, list[str]] = {}
+        for method, evidence in found.items():
+            place = "not told apart from it" if p[method] >= LEVEL else "ahead" if evidence.holds else "behind"
+            places.setdefault(place, []).append(method)
+        listed = "; ".join(f"{place}: {', '.join(places[place])}" for place in sorted(places))
+        parts.append(f"Beside LoRA, {setting} ranks, p below {LEVEL:g} after Holm's correction: {listed}.")
+    return "\n".join(parts)
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    """ "+0.009 [-0.004, +0.022]", without bounds where there is one pair, and nothing for LoRA itself."""
+    if row["minus_lora"] is None:
+        return ""
+    low, high = row["minus_lora_low"], row["minus_lora_high"]
+    return f"{row['minus_lora']:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")

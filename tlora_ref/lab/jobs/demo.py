@@ -27,7 +27,8 @@ from ...init import attach, init_encoder
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ..data import SHIFTS, load_digits
-from ..digits import ENCODER, FULL, QUICK, Task, Way, adapt, pretrain, search
+from ..digits import ENCODER, FULL, QUICK, Setup, Task, adapt, pretrain
+from ..learning_rates import described, search
 from ..rooms import ByAutograd, Room, add_room_arguments, chosen_room
 
 ORACLES = {
@@ -53,18 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="out/demo", help="The folder for results and figures. Default: out/demo.")
 
 
-def ways(rank: int) -> list[Way]:
+def setups(rank: int) -> list[Setup]:
     """The rows of the table. Raises InputError unless 2 <= rank <= width."""
     if not 2 <= rank <= ENCODER.width:
         raise InputError(f"--rank is {rank}, expected 2 to {ENCODER.width} (the width of the encoder)")
     tlora = sorted({rank // 2, rank, min(2 * rank, ENCODER.width)})
     lora = sorted({1, max(2, rank // 2)})
     return [
-        Way("nothing", "nothing"),
-        Way("head only", "head"),
-        *(Way(f"TLoRA r={r}", "tlora", r) for r in tlora),
-        *(Way(f"LoRA r={r}", "lora", r) for r in lora),
-        Way("everything", "full"),
+        Setup("nothing", "nothing"),
+        Setup("head only", "head"),
+        *(Setup(f"TLoRA r={r}", "tlora", r) for r in tlora),
+        *(Setup(f"LoRA r={r}", "lora", r) for r in lora),
+        Setup("everything", "full"),
     ]
 
 
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the job; 0 if the hand gradients agree with the oracles, 1 if not."""
     if args.seeds < 1:
         raise InputError(f"--seeds is {args.seeds}, expected at least 1")
-    chosen, room = ways(args.rank), chosen_room(args)
+    chosen, room = setups(args.rank), chosen_room(args)
     shifted, upright = load_digits(args.shift), load_digits("none")
     from ..analysis import plots
 
@@ -155,22 +156,23 @@ def run(args: argparse.Namespace) -> int:
               "quick": args.quick, "seeds": results["seeds"],
               "gradients": gradients, "base": results["base"], "methods": results["rows"]}  # fmt: skip
     write_json(folder / "demo.json", report)
-    write_csv(folder / "demo.csv", results["rows"])
+    write_csv(folder / "demo.csv", [{k: v for k, v in row.items() if k != "accuracies"} for row in results["rows"]])
     plots.demo_figures(folder, args.shift, results)
     if args.json:
         print(json.dumps(report, indent=1))
     else:
         say("\n" + results_table(results["rows"]))
-        say(f"Learning rates {results['learning_rates']}, chosen per method on the validation images; test accuracy,")
-        say(f"mean and standard deviation over {results['seeds']} seeds. Weight decay 0.01 acts on all that trains,")
-        say("alpha included. The head stays frozen except in 'head only' and 'everything'.")
+        say(f"Test accuracy, mean and standard deviation over {results['seeds']} seeds. Learning rates:")
+        say(f"{results['search']}.")
+        say("Weight decay 0.01 acts on all that trains, alpha included. The head stays frozen except in 'head only'")
+        say("and 'everything'.")
         say(f"Results and figures: {folder}/")
     if not right:
         print("tlora-ref demo: the hand gradients do not agree with the oracles", file=sys.stderr)
     return 0 if right else 1
 
 
-def experiment(args: Any, room: Room, chosen: list[Way], upright: Any, shifted: Any, say: Any) -> dict[str, Any]:
+def experiment(args: Any, room: Room, chosen: list[Setup], upright: Any, shifted: Any, say: Any) -> dict[str, Any]:
     """Pretrain, show that attaching changes nothing, search learning rates, run every seed."""
     from ..runs import one_thread, run_all
 
@@ -190,32 +192,32 @@ def experiment(args: Any, room: Room, chosen: list[Way], upright: Any, shifted: 
     )
     say(f"TLoRA attached, nothing trained yet: the logits change by {changed}.\n")
 
-    adapting = [way for way in chosen if way.kind != "nothing"]
+    adapting = [setup for setup in chosen if setup.kind != "nothing"]
     shared = (room, base, shifted)
     best = search(shared, adapting, plan)
-    tasks = [Task(way, best[way], seed, plan.epochs, "test") for way in adapting for seed in range(seeds)]
+    tasks = [Task(setup, best[setup], seed, plan.epochs, "test") for setup in adapting for seed in range(seeds)]
     outcomes = list(zip(tasks, run_all(adapt, shared, tasks, "seeds"), strict=True))
 
     rows, histories, examples = [], {}, {}
-    for way in chosen:
-        model = way.prepare(base, 0)
-        formula = way.counts(base)
-        runs = [outcome for task, outcome in outcomes if task.way == way]
+    for setup in chosen:
+        model = setup.prepare(base, 0)
+        formula = setup.counts(base)
+        runs = [outcome for task, outcome in outcomes if task.setup == setup]
         accuracies = [r["accuracy"] for r in runs] or [base_accuracy["shifted"]]
         rows.append({
-            "method": way.label, "kind": way.kind, "rank": way.rank,
+            "method": setup.label, "kind": setup.kind, "rank": setup.rank,
             "trained_formula": formula.trained, "trained_counted": held(model).trained,
-            "stored_bytes": formula.stored_bytes(), "learning_rate": best.get(way),
-            "accuracy_mean": mean(accuracies),
+            "stored_bytes": formula.stored_bytes(), "learning_rate": best.get(setup),
+            "accuracies": accuracies, "accuracy_mean": mean(accuracies),
             "accuracy_std": stdev(accuracies) if len(accuracies) > 1 else 0.0,
             "seconds": mean(r["seconds"] for r in runs) if runs else 0.0,
         })  # fmt: skip
-        histories[way.label] = [r["history"] for r in runs]
+        histories[setup.label] = [r["history"] for r in runs]
         if runs:
             model = model.with_params(runs[0]["trained"])
-        examples[way.label] = room.logits(model, shifted["test"].x).argmax(axis=-1)
+        examples[setup.label] = room.logits(model, shifted["test"].x).argmax(axis=-1)
     return {"rows": rows, "histories": histories, "predictions": examples, "base": base_accuracy, "seeds": seeds,
-            "upright": upright["test"], "shifted": shifted["test"], "learning_rates": list(plan.rates),
+            "upright": upright["test"], "shifted": shifted["test"], "search": described(plan),
             "middle": f"TLoRA r={args.rank}",
             "upright_predictions": room.logits(base, upright["test"].x).argmax(axis=-1)}  # fmt: skip
 

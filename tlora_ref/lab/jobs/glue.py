@@ -7,10 +7,11 @@
 
 Model and data are folders (a transformers checkpoint with its tokenizer; GLUE's TSV files or a saved dataset), and
 then nothing touches the network, or names on the Hugging Face hub. What is not given is the paper's recipe: r = 32 on
-query and value, dropout 0.5 on the update, AdamW at 1e-3 with decay 0.01, 6 % warm-up and linear decay, batches of 32,
-30 epochs, head frozen. The paper starts from RoBERTa-large fine-tuned on MNLI, whose head of three classes it keeps for
-tasks of two; a model without a head needs --head new. LoRA's dropout is 0 and its scale 16 / r, as in the released
-control; --method full wants a far smaller --lr, 1e-5 say.
+query and value, dropout 0.5 on the update, AdamW, batches of 32, 30 epochs, linear decay; and where the paper is silent
+the released code's: learning rate 1e-3, 6 % warm-up, weight decay 0.01, head frozen. Texts are cut at 128 tokens, where
+the released code cuts them at the tokenizer's maximum. The paper starts from RoBERTa-large fine-tuned on MNLI, whose
+head of three classes it keeps for tasks of two; a model without a head needs --head new. LoRA's dropout is 0 and its
+scale 16 / r, as in the released control; --method full wants a far smaller --lr, 1e-5 say.
 
 Every epoch leaves a checkpoint in --out/seed-N. The same command again goes on from there, also after a kill, with the
 losses that it would have had; finished seeds are not repeated. A folder of another run is refused.

@@ -39,7 +39,8 @@ from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ...training import NonFiniteError
 from .. import digits
-from ..digits import Task, fingerprint, search
+from ..digits import Task, fingerprint
+from ..learning_rates import search
 from ..rooms import Room, add_room_arguments, chosen_room
 from ..runs import one_thread, one_torch_thread, run_all
 from ..text_pairs import Pairs, load_pairs
@@ -61,8 +62,8 @@ class Plan(digits.Plan):
     pairs: int | None = None
 
 
-FULL = Plan(epochs=4, search=2, rates=(5e-4, 2e-3, 8e-3, 3e-2, 1e-1))
-QUICK = Plan(epochs=2, search=1, rates=FULL.rates[1:3], layers=1, time=32, pairs=192)
+FULL = Plan(epochs=4, rates=(1e-3, 3e-3, 1e-2, 3e-2), trials=2)
+QUICK = Plan(epochs=2, rates=(3e-3, 1e-2), trials=1, widen=False, layers=1, time=32, pairs=192)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,23 +84,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class Way(digits.Way):
-    """As on the digits, but that the head is a fresh one and so trains in every way."""
+class Setup(digits.Setup):
+    """As on the digits, but that the head is a fresh one and so trains in every setup."""
 
     def also(self, base: Model) -> frozenset[str]:
         """The base's own arrays that it trains."""
         return frozenset(base.params if self.kind == "full" else ("head.W", "head.b"))
 
 
-def ways(methods: str) -> list[Way]:
-    """The rows of the table. Raises InputError for a name that is no way."""
+def setups(methods: str) -> list[Setup]:
+    """The rows of the table. Raises InputError for a name that is none."""
     names = [name.strip() for name in methods.split(",")]
     known = {"head": None, "full": None} | RANKS
     for name in names:
         if name not in known:
             raise InputError(f"--method names {name!r}, expected some of {', '.join(known)}")
     labels = {name: LABELS.get(name, name) + (f" r={known[name]}" if known[name] else "") for name in names}
-    return [Way(label, name, known[name]) for name, label in labels.items()]
+    return [Setup(label, name, known[name]) for name, label in labels.items()]
 
 
 # --- the model and the pairs ---------------------------------------------------------------------
@@ -220,7 +221,7 @@ def run_text(shared: tuple[Room, Model, dict[str, Part]], task: Task) -> dict[st
     config = TrainConfig(epochs=task.epochs, batch_size=BATCH, lr=task.lr, seed=task.seed)
     train, part, start = parts["train"], parts[task.part], time.perf_counter()
     try:
-        model, _ = room.train(task.way.prepare(base, task.seed), train.x, train.y, config, train.mask)
+        model, _ = room.train(task.setup.prepare(base, task.seed), train.x, train.y, config, train.mask)
     except NonFiniteError:
         return {"accuracy": 0.0, "loss": float("inf"), "seconds": time.perf_counter() - start}
     seconds = time.perf_counter() - start
@@ -257,7 +258,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the job; 0 when it is done."""
     if args.seeds < 1:
         raise InputError(f"--seeds is {args.seeds}, expected at least 1")
-    chosen, room = ways(args.method), chosen_room(args)
+    chosen, room = setups(args.method), chosen_room(args)
     plan, seeds = (QUICK, min(2, args.seeds)) if args.quick else (FULL, args.seeds)
     plan = plan if args.layers is None else replace(plan, layers=args.layers)
     path = minilm() if args.model is None else Path(args.model)
@@ -269,8 +270,8 @@ def run(args: argparse.Namespace) -> int:
               for name, p in pairs.items()}  # fmt: skip
     lowest = model.config.layers - plan.layers
     base = upper_layers(model, lowest)
-    for way in chosen:
-        way.prepare(base, 0)  # a rank or a width that does not fit is found before any work is done
+    for setup in chosen:
+        setup.prepare(base, 0)  # a rank or a width that does not fit is found before any work is done
     from ..analysis import plots
 
     folder = output_folder(args.out, "text.json", "text.csv")
@@ -283,19 +284,19 @@ def run(args: argparse.Namespace) -> int:
 
     shared, store = (room, base, parts), folder / f"runs-{_mark(room, base, tokens)}.jsonl"
     best = search(shared, chosen, plan, store, run_text)
-    tasks = [Task(way, best[way], seed, plan.epochs, "test") for way in chosen for seed in range(seeds)]
+    tasks = [Task(setup, best[setup], seed, plan.epochs, "test") for setup in chosen for seed in range(seeds)]
     results = run_all(run_text, shared, tasks, "seeds", store=store)
     rows = baselines
-    for way in chosen:
-        found = [result for task, result in zip(tasks, results, strict=True) if task.way == way]
-        rows.append(_row(way, base, best[way], found))
+    for setup in chosen:
+        found = [result for task, result in zip(tasks, results, strict=True) if task.setup == setup]
+        rows.append(_row(setup, base, best[setup], found))
     report = {"job": "text", "room": room.name, "device": room.device, "model": args.model or PACKAGE,
               "quick": args.quick, "seeds": seeds, "layers": plan.layers, "of": model.config.layers,
               "tokens": plan.time, "epochs": plan.epochs, "learning_rates": list(plan.rates),
               "pairs": {name: len(p) for name, p in pairs.items()}, "step": step, "rows": rows}  # fmt: skip
     write_json(folder / "text.json", report)
     write_csv(folder / "text.csv", [{k: v for k, v in row.items() if k != "accuracies"} for row in rows])
-    plots.accuracy_of_ways(folder / "text", rows)
+    plots.accuracy_of_setups(folder / "text", rows)
     if args.json:
         print(json.dumps(report, indent=1))
         return 0
@@ -303,7 +304,7 @@ def run(args: argparse.Namespace) -> int:
     counts = ", ".join(f"{n:,} {name}" for name, n in report["pairs"].items())
     print(f"Pairs: {counts}. The top {plan.layers} of {model.config.layers} layers are adapted, and a fresh head; the")
     print(f"layers below are computed once. Test accuracy, mean and standard deviation over {seeds} seeds; learning")
-    print(f"rates {list(plan.rates)}, chosen per method on the validation pairs.")
+    print(f"rates from {list(plan.rates)} outwards, chosen per method on the validation pairs.")
     if step is not None:
         print(
             f"One step of the whole model with TLoRA on every layer, {step['batch']} pairs of {step['tokens']} tokens,"
@@ -330,13 +331,13 @@ def untrained(room: Room, path: Path, model: Model, pairs: dict[str, Pairs], pla
              "seconds": None, "accuracies": [accuracy]} for name, accuracy in found.items()]  # fmt: skip
 
 
-def _row(way: Way, base: Model, lr: float, found: list[dict[str, float]]) -> dict[str, Any]:
+def _row(setup: Setup, base: Model, lr: float, found: list[dict[str, float]]) -> dict[str, Any]:
     accuracies = [result["accuracy"] for result in found]
-    counts = way.counts(base)
+    counts = setup.counts(base)
     return {
-        "method": way.label,
-        "kind": way.kind,
-        "rank": way.rank,
+        "method": setup.label,
+        "kind": setup.kind,
+        "rank": setup.rank,
         "trained": counts.trained,
         "stored_bytes": counts.stored_bytes(),
         "learning_rate": lr,
