@@ -155,7 +155,7 @@ def test_changing_an_argument_in_place_is_a_matter_of_manners():
 
 def test_a_wrong_forward_is_told_the_shape():
     message = graded(exercises("01")["forward"], lambda x, W0, b, A, B, C, alpha: (x @ W0).sum(axis=-1))
-    assert re.search(r"the result has shape \(\d+,\), expected \(\d+, \d+\)", message)
+    assert re.search(r"The result has shape \(\d+,\), expected \(\d+, \d+\)", message)
 
 
 # --- the student edition --------------------------------------------------------------------------

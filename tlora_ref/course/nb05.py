@@ -249,6 +249,7 @@ MEMORY = Values(
         ("rank 1", (6, 3, 8, 1, True)),
         ("RoBERTa-large", (4096, 1024, 1024, 32, False)),
     ],
+    whole=True,
 )
 
 # --- lean: the update in torch, in an order that keeps N R + R S ----------------------------------
@@ -266,6 +267,10 @@ KEEPS_UPDATE = (
     "in your order?"
 )
 KEEPS_X = "Autograd keeps x. What is it multiplied with in your order: something frozen, or something that trains?"
+KEEPS_WIDE = (
+    "Of the data autograd keeps u alone, but also a trained product that reaches from R to O: dx is made of it. Which "
+    "trained product is smaller, and can meet u first?"
+)
 KEEPS_TWO = (
     "Autograd keeps two arrays of N rows, for the two trained factors. Is there an order in which both meet before "
     "they meet the data?"
@@ -308,7 +313,9 @@ def _judge_lean(answer: Any) -> str:
         return ""
     if n["N"] * n["I"] in sizes:
         return KEEPS_X
-    return KEEPS_UPDATE if n["N"] * n["O"] in sizes else KEEPS_TWO
+    if n["N"] * n["O"] in sizes:
+        return KEEPS_UPDATE
+    return KEEPS_WIDE if n["R"] * n["O"] in sizes else KEEPS_TWO
 
 
 LEAN_UPDATE = Judged(
@@ -319,6 +326,7 @@ LEAN_UPDATE = Judged(
         Misconception(KEEPS_UPDATE, lambda x, A, B, C, alpha: alpha * (x @ A @ B @ C)),
         Misconception(KEEPS_X, lambda x, A, B, C, alpha: x @ (A @ (alpha * B) @ C)),
         Misconception(KEEPS_TWO, lambda x, A, B, C, alpha: (alpha * (x @ A @ B)) @ C),
+        Misconception(KEEPS_WIDE, lambda x, A, B, C, alpha: (x @ A) @ ((alpha * B) @ C)),
         Misconception(NO_GRADIENT, lambda x, A, B, C, alpha: (x @ A @ (alpha * B) @ C).detach()),
         Misconception(LOST, lambda x, A, B, C, alpha: (x @ A) @ (alpha.item() * B) @ C),
         Misconception(OTHER_NUMBERS, lambda x, A, B, C, alpha: (x @ A) @ B @ C),

@@ -54,6 +54,7 @@ TRAINED = Values(
         ("three sizes, rank 3", (MIXED, 3)),
         ("one matrix, rank 1", ([(5, 8)], 1)),
     ],
+    whole=True,
 )
 
 # --- ratio: how many times as many does LoRA of the same rank train? ------------------------------
@@ -156,6 +157,7 @@ BYTES = Values(
         ("float16", (17, 30, False, 2)),
         ("nothing frozen", (260, 0, True, 8)),
     ],
+    whole=True,
 )
 
 # --- rank_for: TLoRA's largest rank within LoRA's budget ------------------------------------------
@@ -212,6 +214,7 @@ RANK_FOR = Values(
         ("64 x 64, rank 64", (64, 64, 64)),
         ("7 x 5, rank 1", (7, 5, 1)),
     ],
+    whole=True,
 )
 
 EXERCISES = (TRAINED, RATIO, BYTES, RANK_FOR)
