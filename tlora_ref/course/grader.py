@@ -63,7 +63,7 @@ class ExerciseError(AssertionError):
     """An answer that is not right yet; the message is for the student, and Jupyter shows nothing else."""
 
     def _render_traceback_(self) -> list[str]:
-        return [_wrapped(str(self))]
+        return [wrapped(str(self))]
 
 
 @dataclass(frozen=True)
@@ -472,7 +472,7 @@ def grade(notebook: str, answers: Mapping[str, Any], marks: bool) -> None:
             failed.append(f"{notebook} {name}: {verdict.says}{verdict.remark}")
         else:
             held = f"{exercise.held[0].upper()}{exercise.held[1:]}"
-            print(_wrapped(f"{notebook} {name}: right. {held}.{verdict.remark}"))
+            print(wrapped(f"{notebook} {name}: right. {held}.{verdict.remark}"))
     if failed:
         raise ExerciseError("\n".join(failed))
 
@@ -550,7 +550,8 @@ def _short(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
+    """Lines as long as a cell's output is wide."""
     return "\n".join(fill(line, 88) for line in text.split("\n"))
 
 
