@@ -214,6 +214,7 @@ def _writes(tree: ast.Module, parameters: list[str]) -> Iterator[tuple[str, ast.
         for node in ast.walk(function)
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in parameters
         for target in node.targets
+        if isinstance(target, (ast.Name, ast.Tuple))
         for name in ast.walk(target)
         if isinstance(name, ast.Name)
     ]
@@ -259,7 +260,7 @@ def _line(node: Any) -> str:
 
 def _text(node: Any) -> str:
     text = " ".join(ast.unparse(ast.fix_missing_locations(copy.deepcopy(node))).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 40 else f"{text[:19]} .. {text[-17:]}"
 
 
 # --- grading with them ----------------------------------------------------------------------------
@@ -270,13 +271,14 @@ class Score:
     """How a grader did: edits refused, equivalent ones as listed, and what it let through beside them."""
 
     refused: int
-    equivalent: dict[str, str]
+    equivalent: dict[str, list[str]]  # by the reason
     passed: tuple[str, ...]
 
 
 def score(exercise: Exercise) -> Score:
     """Hand every edit of the worked solution to the grader."""
-    known = EQUIVALENT.get((exercise.notebook, exercise.name), {})
+    reasons = EQUIVALENT.get(f"{exercise.notebook} {exercise.name}", {})
+    known = {says: reason for reason, listed in reasons.items() for says in listed}
     refused, passed = 0, []
     for edit in edits(exercise.notebook, exercise.name):
         says = exercise.verdict(edit.answer).says
@@ -286,12 +288,15 @@ def score(exercise: Exercise) -> Score:
             refused += 1
         else:
             passed.append(edit.says)
-    left = tuple(says for says in passed if says not in known)
-    return Score(refused, {says: known[says] for says in passed if says in known}, left)
+    equivalent: dict[str, list[str]] = {}
+    for says in passed:
+        if says in known:
+            equivalent.setdefault(known[says], []).append(says)
+    return Score(refused, equivalent, tuple(says for says in passed if says not in known))
 
 
 def stored() -> dict[str, Any]:
-    """The figures of the last run: "02 dB" -> {"refused": 60, "equivalent": {edit: reason}}."""
+    """The figures of the last run: "02 dB" -> {"refused": 60, "equivalent": {reason: [edit]}}."""
     return json.loads(STORED.read_text(encoding="utf-8"))
 
 
@@ -299,14 +304,14 @@ def main(arguments: list[str]) -> None:
     """Show one exercise, or store the figures of all."""
     if arguments:
         found = score(exercises(arguments[0])[arguments[1]])
-        print(f"refused {found.refused}, equivalent {len(found.equivalent)}", *found.passed, sep="\n")
+        print(f"refused {found.refused}, equivalent {found.equivalent}", *found.passed, sep="\n")
         return
     table = {}
     for number in notebooks():
         for exercise in exercises(number).values():
             found = score(exercise)
             table[f"{number} {exercise.name}"] = {"refused": found.refused, "equivalent": found.equivalent}
-            print(f"{number} {exercise.name}: {found.refused}, {len(found.equivalent)}", *found.passed, sep="\n")
+            print(f"{number} {exercise.name}: refused {found.refused}", *found.passed, sep="\n")
     STORED.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

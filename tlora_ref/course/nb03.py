@@ -288,8 +288,8 @@ ORDER = (
 )
 ONE_ENTRY = "A gradient with one wrong entry got past your checker. Which entries does it look at?"
 SMALL = (
-    "A gradient of size 10^-9 that is altogether wrong got past your checker. Is your error measured by a fixed "
-    "number, or by what the function is like?"
+    "A gradient that is altogether wrong got past your checker, because it is small, 10^-12 of what you tried. Is your "
+    "error measured by a fixed number, or by what the function is like?"
 )
 LOOSE = (
     "A gradient that is wrong by one part in ten thousand got past your checker. What is the largest error that "
@@ -344,8 +344,8 @@ def _wrong() -> tuple[_Case, ...]:
         _case(**layer, change=_entry("B", (-1, -1), 1.1), missed=ONE_ENTRY),
         _case(**layer, change=_entry("B", (0, 0), 1.1), missed=ONE_ENTRY),
         _case("tlora_linear", change=_entry("x", (2, 3), 1.1), missed=ONE_ENTRY, array="x"),
-        _case(**layer, change=_every("B", np.negative), missed=SMALL, size=1e-9),
-        _case("tlora_linear", change=_every("alpha", lambda g: 2 * g), missed=SMALL, array="alpha", size=1e-9),
+        _case(**layer, change=_every("B", np.negative), missed=SMALL, size=1e-12),
+        _case("tlora_linear", change=_every("alpha", lambda g: 2 * g), missed=SMALL, array="alpha", size=1e-12),
         _case("softmax", change=_every("x", np.zeros_like), missed=ONES, array="x"),
     ]
     seeded = [
@@ -387,6 +387,8 @@ def _judge_check(checker: Any) -> str:
             return ZERO
         if not _case("tlora_linear", size=1e6).accepted(checker, seed, asked):
             return LARGE
+        if not _case("tlora_linear", size=1e-12).accepted(checker, seed, []):
+            return ALARM
         if nonsense.accepted(checker, seed, []):
             return ACCEPTS_ALL
         again: list[Array] = []

@@ -22,6 +22,9 @@ Array = np.ndarray
 LAYER = OPS["tlora_linear"]
 LAYER_BUGS = tuple(m for m in BUGS if m.op == LAYER.name)
 
+CHECKER = ("check", "mutant", "pair", "scenarios", "draw_case", "ok", "wrt")
+"""What an answer may use: to ask the checker is as good as to predict what it says."""
+
 # --- hidden(): which of twelve bugs cannot be seen at B = 0, alpha = 1? ---------------------------
 
 ASKED = (
@@ -119,7 +122,7 @@ HIDDEN = Judged(
     ),
     rule=_judge_hidden,
     passes="the same as a checker finds at B = 0, alpha = 1",
-    may_use=("check", "mutant", "pair", "scenarios"),
+    may_use=CHECKER,
 )
 
 # --- points(): inputs that together show every bug of the layer -----------------------------------
@@ -129,6 +132,11 @@ AT_MOST = 3
 NO_POINTS = "You returned no list of dictionaries. What are the names of the arguments that a point has to give?"
 TOO_MANY = f"That is more than {AT_MOST} points. Which two of yours could be one?"
 UNUSABLE = "At one of your points the forward cannot run: {error}. What do the letters in the names say?"
+NOT_RIGHT = (
+    "At one of your points a checker rejects the right gradient too, so a bug that is rejected there proves nothing. "
+    "What is out of the ordinary about that point?"
+)
+NOT_FLOAT64 = "At one of your points {name} is {dtype}. How many digits does float64 have, and how many are left here?"
 NO_SINGLE = (
     "Every condition holds somewhere, but a bug needs two of them at one point, and it never gets both. "
     "Which of your points is special in two ways at once?"
@@ -154,9 +162,14 @@ def _judge_points(answer: Any) -> str:
         return TOO_MANY
     for point in points:
         try:
-            check(LAYER.fwd, LAYER.bwd, point, wrt=LAYER.wrt)
+            report = check(LAYER.fwd, LAYER.bwd, point, wrt=LAYER.wrt)
         except (InputError, TypeError) as error:
             return UNUSABLE.format(error=" ".join(str(error).split()))
+        if not report.ok:
+            return NOT_RIGHT
+        other = [name for name, array in point.items() if array is not None and np.asarray(array).dtype != np.float64]
+        if other:
+            return NOT_FLOAT64.format(name=other[0], dtype=np.asarray(point[other[0]]).dtype)
     left = [bug for bug in LAYER_BUGS if not any(seen(bug, point) for point in points)]
     for condition, message in ASKS.items():
         if any(condition in bug.visible and not any(holds(condition, p) for p in points) for bug in left):
@@ -188,12 +201,17 @@ POINTS = Judged(
         Misconception(ASKS["R or S > 1"], lambda: [point(R=1, S=1)]),
         Misconception(ASKS["R or S = 1"], lambda: [point()]),
         Misconception(NO_SINGLE, lambda: [point(B=0.0), point(N=1, alpha=1.0, drop=0.0), point(R=1, alpha=0.0)]),
+        Misconception(NOT_RIGHT, lambda: [point(), point(R=0)]),
+        Misconception(
+            NOT_FLOAT64.format(name="x_NI", dtype="float32"),
+            lambda: [point(), {**point(R=1), "x_NI": point()["x_NI"].astype(np.float32)}],
+        ),
         Misconception(NO_POINTS, lambda: point()),
         Misconception(TOO_MANY, lambda: [point(R=1 + i) for i in range(4)]),
     ),
     rule=_judge_points,
     passes=f"all {len(LAYER_BUGS)} bugs of the layer are found at one of your points at least",
-    may_use=("check", "mutant", "pair", "scenarios", "draw_case"),
+    may_use=CHECKER,
 )
 
 # --- cotangent(shape, rng): what to multiply an output with ---------------------------------------
