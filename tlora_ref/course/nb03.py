@@ -334,7 +334,6 @@ def _wrong() -> tuple[_Case, ...]:
     named = [
         _case(**layer, change=_every("B", lambda g: g.T), missed=SHAPE),
         _case("tlora_linear", change=_every("alpha", lambda g: np.full(3, g)), missed=SHAPE, array="alpha"),
-        _case(**layer, change=_entry("B", (0, 1), np.nan), missed=NAN),
         _case(**layer, change=_every("B", np.negative), missed=SIGN),
         _case("tlora_linear", change=_every("x", np.negative), missed=SIGN, array="x"),
         _case("tlora_linear", "tlora_dalpha_sign", missed=SIGN, array="alpha"),
@@ -344,6 +343,7 @@ def _wrong() -> tuple[_Case, ...]:
         _case(**layer, change=_entry("B", (-1, -1), 1.1), missed=ONE_ENTRY),
         _case(**layer, change=_entry("B", (0, 0), 1.1), missed=ONE_ENTRY),
         _case("tlora_linear", change=_entry("x", (2, 3), 1.1), missed=ONE_ENTRY, array="x"),
+        _case(**layer, change=_entry("B", (0, 1), np.nan), missed=NAN),
         _case(**layer, change=_every("B", np.negative), missed=SMALL, size=1e-12),
         _case("tlora_linear", change=_every("alpha", lambda g: 2 * g), missed=SMALL, array="alpha", size=1e-12),
         _case("softmax", change=_every("x", np.zeros_like), missed=ONES, array="x"),

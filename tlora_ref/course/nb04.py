@@ -268,7 +268,7 @@ def _judge_cotangent(answer: Any) -> str:
 
     scalars = [ask((), seed) for seed in range(8)]
     dy_ND = ask((5, 6), 0)
-    message = _weak(dy_ND)
+    message = SOME_ZEROS if dy_ND.any() and not dy_ND.all() else _weak(dy_ND)
     if message:
         return message
     if any(scalar == 1 for scalar in scalars):
