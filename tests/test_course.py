@@ -14,7 +14,15 @@ import tlora_ref.course.job as job
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.course import ExerciseError, check, exercises, notebooks
-from tlora_ref.course.edition import BEGIN, END, STUB, requirements, student_edition, without_solution
+from tlora_ref.course.edition import (
+    BEGIN,
+    END,
+    STUB,
+    instructor_edition,
+    requirements,
+    student_edition,
+    without_solution,
+)
 
 EXERCISES = [e for number in notebooks() for e in exercises(number).values()]
 PATHS = job.solved()
@@ -255,7 +263,8 @@ def test_the_command_adds_what_an_instructor_needs(tmp_path):
     assert main(["course", "--out", str(tmp_path / "course"), "--instructor"]) == 0
     folder = tmp_path / "course" / "instructor"
     for path in PATHS:
-        assert (folder / "source" / "tlora" / path.name).read_bytes() == path.read_bytes()
+        source = nbformat.read(folder / "source" / "tlora" / path.name, as_version=4)
+        assert source == instructor_edition(nbformat.read(path, as_version=4))
         note = (folder / "notes" / f"{path.stem}.md").read_text()
         assert note.startswith((path.parent / "notes" / f"{path.stem}.md").read_text().rstrip())
         for exercise in exercises(path.name[:2]).values():

@@ -12,7 +12,7 @@ hints.py      hint and solution, off in a course for marks
 marks.py      grading for marks, out of a notebook's reach
 edition.py    the student edition of a notebook, and the instructor's
 mutation.py   mechanical edits of the worked solutions: the graders, graded
-notebook.py   what the notebooks draw with
+notebook.py   what the notebooks draw with; kept.py, what autograd keeps, for notebook 05
 nbNN.py       the exercises of notebook NN; solutions/nbNN.py, their hints and worked solutions
 
 Nothing is registered anywhere else: a file nbNN.py with a tuple EXERCISES is found by its name.

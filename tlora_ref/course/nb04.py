@@ -161,15 +161,15 @@ def _judge_points(answer: Any) -> str:
     if len(points) > AT_MOST:
         return TOO_MANY
     for point in points:
+        other = [name for name, array in point.items() if array is not None and np.asarray(array).dtype != np.float64]
+        if other:
+            return NOT_FLOAT64.format(name=other[0], dtype=np.asarray(point[other[0]]).dtype)
         try:
             report = check(LAYER.fwd, LAYER.bwd, point, wrt=LAYER.wrt)
         except (InputError, TypeError) as error:
             return UNUSABLE.format(error=" ".join(str(error).split()))
         if not report.ok:
             return NOT_RIGHT
-        other = [name for name, array in point.items() if array is not None and np.asarray(array).dtype != np.float64]
-        if other:
-            return NOT_FLOAT64.format(name=other[0], dtype=np.asarray(point[other[0]]).dtype)
     left = [bug for bug in LAYER_BUGS if not any(seen(bug, point) for point in points)]
     for condition, message in ASKS.items():
         if any(condition in bug.visible and not any(holds(condition, p) for p in points) for bug in left):
