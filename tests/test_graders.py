@@ -158,6 +158,19 @@ def test_a_change_in_place_is_seen_however_deep(number, name, answer):
     assert re.search("changes what it was given|changed the weight", says(number, name, answer))
 
 
+def test_bad_manners_are_told_once_and_nothing_about_the_numbers():
+    def in_place(dy, u, C, alpha):
+        dy *= alpha
+        return u.T @ (dy @ C.T)
+
+    message = says("02", "dB", in_place)
+    assert message.startswith("The numbers are right, but not the manners. It changes what it was given")
+    assert "digits" not in message
+    message = says("02", "dB", lambda dy, u, C, alpha: alpha * u.T @ (dy @ C.T) + 1e-14)
+    assert message.startswith("The numbers are right, but not the manners (zero for a zero cotangent: ")
+    assert "digits" not in message
+
+
 def test_randomness_comes_from_the_seed_and_two_draws_are_two():
     def unseeded(I, R, O, seed):
         rng = np.random.default_rng()

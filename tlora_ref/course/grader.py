@@ -45,6 +45,7 @@ IN_PLACE = (
     "It changes what it was given: an argument, or an array inside of one. Whoever called it still needs that. Which "
     "of your lines writes into something that it did not make?"
 )
+MANNERS = "The numbers are right, but not the manners"
 NOT_TWICE = (
     "Called twice with the same arguments it gives different numbers. What does it draw, or remember, that its "
     "arguments do not say?"
@@ -187,7 +188,9 @@ class Traced(Exercise):
         if problem:
             return problem
         if answer.changed:
-            return f"{seen} {IN_PLACE}"
+            return f"{MANNERS}. {IN_PLACE}" if seen.startswith(MANNERS) else f"{seen} {IN_PLACE}"
+        if seen.startswith(MANNERS):
+            return seen
         shape = _shape_of(found, _remembered(self, -1, lambda: self.trace(Watch(self.reference))), self.labels)
         return f"{seen} {shape or UNCLEAR}"
 
@@ -380,7 +383,7 @@ def _observation(label: str, report: Report) -> str:
     if wrong:
         return f"At the point '{label}' d{wrong[0].array.partition('_')[0]} is not right: {wrong[0].detail}."
     notes = [f"{p.name}: {p.note}" for p in report.protocol if not p.ok]
-    return f"The numbers are right, but not the manners ({'; '.join(notes).replace('vjp', 'your function')})."
+    return f"{MANNERS} ({'; '.join(notes).replace('vjp', 'your function')})."
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .answers import numbers
 from .grader import Judged, Misconception
 
 Size = tuple[int, int, int, int]
@@ -265,7 +266,7 @@ def _judge_lora(answer: Any) -> str:
         (_, I, R, O), found = size, answer(A, B, C, float(alpha))
         if not isinstance(found, (tuple, list)) or len(found) != 2:
             return PAIR
-        down_RI, up_OR = (np.asarray(array) for array in found)
+        down_RI, up_OR = map(numbers, found)
         if (down_RI.shape, up_OR.shape) != ((R, I), (O, R)):
             return LORA_SHAPES.format(
                 found=f"{down_RI.shape} and {up_OR.shape}", shapes=f"{(R, I)} (down) and {(O, R)} (up)"
