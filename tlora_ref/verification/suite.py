@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from ..by_hand.kernels import KERNELS
 from ..gradcheck import check
 from ..gradcheck.comparison import FLOAT32
 from ..gradcheck.oracles import ORACLES
