@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
     if args.instructor:
         print(f"solved, for nbgrader, and teaching notes: {Path(args.out) / 'instructor'}")
     # a fresh environment lacks this package as well as what it needs, and the notebooks need both
-    package = quote(f"{TUTORIALS.parent}[tutorials]")
-    print(f"start: python -m pip install -e {package} && python -m jupyter lab {quote(args.out)}")
+    here = solved()[0].parent == CHECKOUT
+    package = "-e " + quote(f"{CHECKOUT.parent}[tutorials]") if here else "'tlora_ref[tutorials]'"
+    print(f"start: python -m pip install {package} && python -m jupyter lab {quote(args.out)}")
     return 0
 
 
