@@ -13,6 +13,7 @@ Shared by all rooms:
     registry     one row per kernel and per method  model     arrays by name, and which of them train
     init         seeded draws of every weight       counts    closed forms
     data         digits and their shifts            adapter_file  adapters on disk
+    tensor_file  arrays and JSON with a sha256      terminal  Ctrl-C, and output that nobody takes
     text_pairs   sentence pairs of Python's manual
     export       an adapter as a LoRA for PEFT      known     shapes of well-known models
     targets      modules chosen by name             files     files that are whole or absent

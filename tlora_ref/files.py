@@ -109,6 +109,9 @@ def _write(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
+            if fcntl is not None:  # the lock is held until the file has its name
+                os.replace(temporary, path)
+        if fcntl is None:  # Windows renames no open file
             os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
