@@ -86,7 +86,8 @@ class Stored(Adapter):
         """With the frozen arrays. Raises InputError for one that does not come out as it was when saved."""
         missing = [name for name in self.marks if name not in self.arrays]
         drawn = _redraw(self.config, self.matrices, self.arrays) if missing else {}
-        arrays = {name: self.arrays.get(name, drawn.get(name)) for name in array_shapes(self.config, self.matrices)}
+        names = array_shapes(self.config, self.matrices)
+        arrays = {name: self.arrays[name] if name in self.arrays else drawn[name] for name in names}
         for name, mark in self.marks.items():
             if fingerprint(arrays[name]) != mark:
                 raise InputError(f"{name}, drawn from seed {self.config.seed}, is not what it was when saved")
@@ -161,7 +162,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def _encode(config: AdapterConfig) -> dict[str, Any]:
-    targets = [{"regex": t.pattern, "flags": t.flags} if isinstance(t, re.Pattern) else t for t in config.targets]
+    targets = [{"regex": t.pattern, "flags": t.flags} if isinstance(t, re.Pattern) else t for t in config.targets or ()]
     return asdict(config) | {"targets": targets}
 
 

@@ -130,7 +130,8 @@ def say_otherwise(
 
 def edit_description(rng: np.random.Generator, content: dict[str, Any]) -> str:
     """Change one entry anywhere in it, in place."""
-    inside, key = content, str(rng.choice(list(content)))
+    inside: Any = content
+    key: Any = str(rng.choice(list(content)))
     path = [key]
     while isinstance(inside[key], (dict, list)) and len(inside[key]) and rng.random() < 0.8:
         inside = inside[key]
