@@ -67,6 +67,23 @@ def test_a_job_that_does_not_hear_is_ended_all_the_same():
     assert (job.returncode, error) == (130, "deaf: interrupted\n")
 
 
+IGNORED = """
+import os, signal, time
+from tlora_ref.terminal import watch_interrupts
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+watch_interrupts("deaf: interrupted")
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(0.2)
+print("went on")
+"""
+
+
+def test_a_job_in_the_background_goes_on_when_the_terminal_is_interrupted():
+    """A shell starts it with the signal ignored."""
+    result = subprocess.run([sys.executable, "-c", IGNORED], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "went on\n", "")
+
+
 def then_interrupt(shared, task):
     if task == 2:
         raise KeyboardInterrupt
