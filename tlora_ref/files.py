@@ -89,9 +89,6 @@ def _place(path: Path) -> Path:
         kind = kind_of(place)
     except FileNotFoundError:
         os.stat(place.parent)
-        # the name itself may be longer than any file's, and the temporary one is not
-        with suppress(FileNotFoundError):
-            os.lstat(place)
         return place
     except ValueError as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from None
