@@ -75,7 +75,7 @@ def test_only_a_file_is_replaced(tmp_path, monkeypatch):
         (tmp_path / "pipe", "a pipe"),
         (tmp_path / "to_pipe", "a pipe"),
         (tmp_path / "folder", "a folder"),
-        (Path("/dev/full"), "a device"),
+        (Path(os.devnull), "a device"),
     ):
         for write in (lambda p: write_atomic(p, "x"), check_writable):
             with pytest.raises(InputError, match=f"cannot write {path}: it is {kind}, expected a file"):

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package == __package__:
             raise
-        extra = OF_JOB.get(chosen) or EXTRAS.get(package, "demo")
+        extra = OF_JOB.get(chosen or "") or EXTRAS.get(package, "demo")
         print(f"tlora-ref {chosen}: this job needs {package}; pip install 'tlora_ref[{extra}]'", file=sys.stderr)
         return 2
     except (OSError, MemoryError) as error:

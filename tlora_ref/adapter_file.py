@@ -162,7 +162,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def _encode(config: AdapterConfig) -> dict[str, Any]:
-    targets = [{"regex": t.pattern, "flags": t.flags} if isinstance(t, re.Pattern) else t for t in config.targets]
+    targets = [{"regex": t.pattern, "flags": t.flags} if isinstance(t, re.Pattern) else t for t in config.targets or ()]
     return asdict(config) | {"targets": targets}
 
 

@@ -89,9 +89,6 @@ def _place(path: Path) -> Path:
         kind = kind_of(place)
     except FileNotFoundError:
         os.stat(place.parent)
-        # the name itself may be longer than any file's, and the temporary one is not
-        with suppress(FileNotFoundError):
-            os.lstat(place)
         return place
     except ValueError as error:
         raise InputError(f"cannot write {str(path)!r}: {error}") from None
@@ -109,6 +106,9 @@ def _write(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
+            if fcntl is not None:  # the lock is held until the file has its name
+                os.replace(temporary, path)
+        if fcntl is None:  # Windows renames no open file
             os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import suppress
 from errno import EPIPE
-from typing import TextIO
+from typing import Any, TextIO
 
 PATIENCE = 2.0
 """Seconds from Ctrl-C until the process ends, whatever it is doing."""
@@ -31,9 +31,10 @@ class _Forgiving(io.RawIOBase):
     """A file descriptor that takes everything; ``error`` is the first that the system gave."""
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.error = descriptor, None
+        self.descriptor = descriptor
+        self.error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any, /) -> int:
         if self.error is None:
             try:
                 return os.write(self.descriptor, data)
@@ -65,11 +66,11 @@ def forgive_output() -> _Forgiving:
     return out
 
 
-def _text(raw: _Forgiving, like: TextIO | None) -> TextIO:
+def _text(raw: io.RawIOBase, like: TextIO | None) -> TextIO:
     if like is not None:
         like.flush()
     encoding, errors = getattr(like, "encoding", "utf-8"), getattr(like, "errors", "backslashreplace")
-    lines = raw.isatty() or raw.descriptor == 2
+    lines = raw.isatty() or raw.fileno() == 2
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines)
 
 

@@ -39,9 +39,10 @@ def damage_bytes(rng: np.random.Generator, data: bytes) -> tuple[str, bytes]:
 
 
 def _place(rng: np.random.Generator, data: bytearray) -> int:
-    # half of all in the description, which is the smaller part of a real file
-    header = 8 + int.from_bytes(data[:8], "little")
-    return int(rng.integers(min(header, len(data)) if rng.random() < 0.5 else len(data)))
+    # half of all in the description, half in the numbers: nothing but the sha256 tells these from others
+    header = min(8 + int.from_bytes(data[:8], "little"), len(data))
+    low, high = (0, header) if rng.random() < 0.5 or header == len(data) else (header, len(data))
+    return int(rng.integers(low, high))
 
 
 def _flip(rng: np.random.Generator, data: bytearray) -> bytearray:
@@ -129,7 +130,8 @@ def say_otherwise(
 
 def edit_description(rng: np.random.Generator, content: dict[str, Any]) -> str:
     """Change one entry anywhere in it, in place."""
-    inside, key = content, str(rng.choice(list(content)))
+    inside: Any = content
+    key: Any = str(rng.choice(list(content)))
     path = [key]
     while isinstance(inside[key], (dict, list)) and len(inside[key]) and rng.random() < 0.8:
         inside = inside[key]

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from hashlib import sha256
@@ -90,7 +90,7 @@ def run_all(
 
 def _run(
     work: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any], left: Sequence[int], workers: int | None
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """(index, result) as they finish."""
     workers = workers or min(len(left), os.cpu_count() or 1)
     if workers <= 1:

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         for what, total in (("adapter", args.adapters), ("checkpoint", args.checkpoints if find_spec("torch") else 0))
         for first in range(0, total, BLOCK)
     ]
-    counts, bad = Counter(), []
+    counts: Counter[Any] = Counter()
+    bad: list[str] = []
     for (what, *_), found in zip(tasks, run_all(work, None, tasks, "files"), strict=True):
         counts.update({(what, *key.split()): n for key, n in found["counts"].items()})
         bad += found["bad"]
@@ -86,7 +87,8 @@ def work(_: None, task: tuple[str, int, int, int]) -> dict[str, Any]:
     """The outcomes of one block of files, counted, and a line on every one that should not be."""
     what, first, count, seed = task
     subjects = adapters() if what == "adapter" else checkpoints()
-    counts, bad = Counter(), []
+    counts: Counter[Any] = Counter()
+    bad: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
         for number in range(first, first + count):
@@ -269,6 +271,10 @@ def _checkpoint(scaled: bool) -> Subject:
             optimizer.step()
         return params, optimizer, torch.amp.GradScaler("cpu", enabled=scaled), []
 
+    def save(path: Path) -> None:
+        params, optimizer, scaler, _ = state(0, 4)
+        save_state(path, params, optimizer, scaler, described, record)
+
     def load(there: Any, path: Path) -> Any:
         params, optimizer, scaler, records = there
         records.append(load_state(path, params, optimizer, scaler, described, plan))
@@ -288,7 +294,7 @@ def _checkpoint(scaled: bool) -> Subject:
         name="a run in fp16" if scaled else "a run",
         kind=KIND,
         version=VERSION,
-        save=lambda path: save_state(path, *state(0, 4)[:3], described, record),
+        save=save,
         fresh=lambda: state(1, 1),
         load=load,
         bits=bits,
