@@ -11,7 +11,8 @@ forward and two over N x I going back.
 
 Which one adds onto which? Going forward the time is the same: the layer with the update added last takes 0.99 to 1.01
 times that of the layer with x W0 added last (medians over rounds in one process on one thread of an AMD EPYC without
-AVX-512; d = 768, 1024, 4096; r = 32; float32 and bfloat16; with the backward and without). So exactness decides.
+AVX-512; d = 768, 1024, 4096; r = 32; float32 and bfloat16; forward alone, and with the backward but for bfloat16 at
+4096). So exactness decides.
 
 float32, float64   The update is added to what the frozen layer itself returns. At B = 0 it is zero, and the output is
                    the frozen layer's bit for bit, on every processor. The other way round x W0 and b may be summed in
