@@ -114,6 +114,7 @@ def points(op):
             yield case, outcome(op.fwd, op.bwd, case.args, np.asarray(case.cotangent()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(KERNELS))
 def test_bugs_differ_exactly_under_their_conditions(name):
     """Where all conditions hold the gradients differ; for each of them there is a point where it alone fails and
@@ -211,6 +212,7 @@ def broken_law(m):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_shrinking")
 @pytest.mark.parametrize("name", list(KERNELS))
 def test_the_property_suite_finds_every_bug_and_rejects_no_control(name):

@@ -230,6 +230,7 @@ def tokens():
     return [np.array([getattr(e, key) for e in found]) for key in ("ids", "attention_mask", "type_ids")]
 
 
+@pytest.mark.slow
 def test_minilm_is_transformers_minilm_with_gradients_by_hand():
     """A published model of 22 million numbers: hidden states in float64 and float32, every adapter gradient."""
     there = BertModel.from_pretrained(MINILM, dtype=torch.float64, attn_implementation="eager").eval()

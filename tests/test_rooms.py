@@ -29,6 +29,7 @@ def test_a_device_that_is_not_there_is_one_sentence_and_writes_nothing(args, mes
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("setup", demo.setups(8), ids=lambda setup: setup.label)
 def test_one_run_is_the_same_in_either_room(setup):
     """float32 as in the job: the losses of 12 steps agree to its digits, and so does what is trained."""
