@@ -50,11 +50,14 @@ def says(number, name, answer):
 @each_exercise
 def test_every_edit_of_the_worked_solution_is_refused_or_listed_and_the_figure_is_stored(exercise):
     key = f"{exercise.notebook} {exercise.name}"
-    found = score(exercise)
+    found, figure = score(exercise), stored()[key]
     assert found.passed == ()
-    listed = {reason: sorted(edits) for reason, edits in EQUIVALENT.get(key, {}).items()}
-    assert {reason: sorted(edits) for reason, edits in found.equivalent.items()} == listed, "listed, but refused"
-    assert stored()[key] == {"refused": found.refused, "equivalent": found.equivalent}
+    listed = {edit for edits in EQUIVALENT.get(key, {}).values() for edit in edits}
+    assert listed == {edit for edits in figure["equivalent"].values() for edit in edits}
+    assert listed <= {edit.says for edit in edits(exercise.notebook, exercise.name)}, "no such edit"
+    # rounding may refuse on one processor what passes on another, and never the other way round
+    assert found.refused >= figure["refused"]
+    assert found.refused + sum(map(len, found.equivalent.values())) == figure["refused"] + len(listed)
 
 
 def test_the_stored_figures_are_of_the_exercises_there_are_and_most_have_thirty_edits():
