@@ -567,8 +567,8 @@ def wrapped(text: str) -> str:
 
 
 def _listed(labels: Sequence[str]) -> str:
-    return f"{len(labels)} points ({', '.join(labels)})"
+    return f"{len(labels)} points ({', '.join(dict.fromkeys(labels))})"
 
 
 def _quoted(labels: Sequence[str]) -> str:
-    return " and ".join(f"'{label}'" for label in labels)
+    return " and ".join(f"'{label}'" for label in dict.fromkeys(labels))

@@ -43,7 +43,8 @@ def _spectra() -> list[tuple[str, tuple[Any, ...]]]:
         ("noise, 90 %", (rng.standard_normal((12, 20)), 0.9)),
         ("four equal ones, exactly half", (np.eye(4), 0.5)),
         ("rank 2, all of it", (rng.standard_normal((6, 2)) @ rng.standard_normal((2, 5)), 1.0)),
-        *((f"noise {i}, all of it", (rng.standard_normal((40, 25)), 1.0)) for i in range(1, 7)),
+        # about one in four of them has a last sum below one, which one depends on the processor
+        *(("noise, all of it", (rng.standard_normal((40, 25)), 1.0)) for _ in range(20)),
     ]
 
 

@@ -118,7 +118,8 @@ def _judge_start(answer: Any) -> str:
         except ShapeError as error:
             return f"The shapes do not fit each other for I = {I}, R = {R}, O = {O}: {error}."
         if (np.shape(A_IR), np.shape(C_RO), np.shape(alpha)) != ((I, R), (R, O), ()):
-            return f"For I = {I}, R = {R}, O = {O}: A has shape {A_IR.shape}, C {C_RO.shape}, alpha {np.shape(alpha)}."
+            shapes = f"A has shape {A_IR.shape}, C {C_RO.shape}, alpha {np.shape(alpha)}"
+            return f"For I = {I}, R = {R}, O = {O}: {shapes}, expected {(I, R)}, {(R, O)} and ()."
         rng = np.random.default_rng(100 + seed)
         x_NI, W0_IO, dy_NO = (rng.standard_normal(shape) for shape in ((8, I), (I, O), (8, O)))
         y_NO, cache = tlora_linear_fwd(x_NI, W0_IO, None, A_IR, B_RR, C_RO, alpha)

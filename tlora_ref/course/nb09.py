@@ -152,7 +152,7 @@ ROUNDED = (
     "In half precision your result is not the nearest that can be stored. How often did you round, and in which dtype "
     "did you compute?"
 )
-MERGED_WRITES = "You changed the weight you were given. How would one unmerge exactly?"
+MERGED_WRITES = "You changed a tensor that you were given, the weight or a part of the adapter. How would one unmerge?"
 MERGED_OTHER = "The numbers are not those of a merged layer. Try the smallest case, 1 x 1: what should come out?"
 
 
