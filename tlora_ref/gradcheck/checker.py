@@ -12,7 +12,7 @@ comparison.py says how close hand and oracle must come, and confirm.py how far t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +102,7 @@ class Run:
     rtol: float | None
     atol: float | None
 
-    def report(self, inputs: Mapping[str, Any], points: Collection[str]) -> Report:
+    def report(self, inputs: Mapping[str, Any], points: Sequence[str]) -> Report:
         """The report on the given point and the others."""
         here = Point(self.pair, inputs, self.wrt, self.oracle, self.cotangents, self.seed)
         report = self._compare(here, self.mode)

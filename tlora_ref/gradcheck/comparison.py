@@ -98,7 +98,7 @@ class Comparison:
         self.floors = [self.floor(g, self.atol) for g in range(len(self.douts))]
         self.hundredths = [self.floor(g, 0.01) for g in range(len(self.douts))]
         self.support: dict[str, float] = {}
-        self.thorough = oracle.derivative not in (central, richardson)
+        self.thorough = oracle.derivative is complex_step
         self.traced = self.confirmed = False
         self.kinks = Kinks(self)
 
@@ -166,7 +166,8 @@ class Comparison:
         """The entries by the scale of their gradient, the largest first."""
         size = np.max([np.abs(h.reshape(-1).astype(float)) for h in hand], axis=0)
         edges = np.array(SCALES) * size.max(initial=0.0)
-        if self.single or self.oracle.name == "exact" or not edges.any():
+        sharp = self.oracle.derivative in (complex_step, richardson) or self.oracle.gradients is not None
+        if self.single or not sharp or not edges.any():
             return [np.arange(size.size)]
         scale = (size[:, None] < edges).sum(axis=1)
         return [entries for s in range(len(edges) + 1) if (entries := np.flatnonzero(scale == s)).size]

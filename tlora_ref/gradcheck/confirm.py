@@ -76,8 +76,9 @@ def confirmation(comparison: Comparison) -> Trust:
     for _ in range(2):  # along one direction alone two terms may cancel
         line = replace(comparison.together(), noise=comparison.rounding)
         offs.append(_distance(line, derivative(line)[0]))
-    if None not in offs:
-        comparison.support = {name: 10 * max(offs) / unit(comparison.plain[name]) for name in names}
+    known = [off for off in offs if off is not None]
+    if len(known) == len(offs):
+        comparison.support = {name: 10 * max(known) / unit(comparison.plain[name]) for name in names}
         return Trust(comparison, {})
     invalid = {}
     for name in names:

@@ -85,7 +85,7 @@ class Kinks:
         """KINK, or FAIL for an entry outside its two slopes."""
         shape = self.comparison.plain[row.array].shape
         hands = self.comparison.hand(row.array)
-        found = None
+        steepest, found = -1.0, row
         for entry in entries:
             slopes = self.slopes(row.array, np.eye(1, int(np.prod(shape)), entry)[0])
             if slopes is None:
@@ -96,9 +96,10 @@ class Kinks:
                 if not min(left, right) - slack <= value <= max(left, right) + slack:
                     note = f"{_spelt(left, right)}, and hand, {value:.8g}, is outside of both"
                     return replace(_kink(row, index, left, right), verdict="FAIL", note=note)
-                if found is None or abs(right - left) > found[0]:
-                    found = abs(right - left), _kink(row, index, left, right, f"hand, {value:.8g}, is at or between; ")
-        return found[1]
+                if abs(right - left) > steepest:
+                    steepest = abs(right - left)
+                    found = _kink(row, index, left, right, f"hand {value:.8g} is right, as ")
+        return found
 
 
 def _kink(row: Row, index: Any, left: float, right: float, more: str = "") -> Row:
@@ -107,4 +108,4 @@ def _kink(row: Row, index: Any, left: float, right: float, more: str = "") -> Ro
 
 
 def _spelt(left: float, right: float) -> str:
-    return f"fn has a kink: slope {left:.8g} to the left and {right:.8g} to the right"
+    return f"fn has a kink here: slope {left:.8g} to the left and {right:.8g} to the right"

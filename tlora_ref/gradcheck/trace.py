@@ -219,7 +219,7 @@ def _tied(name: str, arguments: Any) -> bool:
     return bool(numbers) and np.unique(numbers[0]).size < numbers[0].size
 
 
-def _log_of(arguments: Any) -> _Log:
+def _log_of(arguments: Any) -> Any:
     if isinstance(arguments, Traced):
         return arguments.log
     items = arguments.values() if isinstance(arguments, Mapping) else arguments
@@ -244,7 +244,7 @@ def _wrapped(value: Any, log: _Log) -> Any:
         return type(value)(_wrapped(item, log) for item in value)
     if not (isinstance(value, (np.ndarray, np.generic)) and value.dtype == np.complex128):
         return value
-    return traced(value, log)
+    return traced(_asarray(value), log)
 
 
 def traced(value: Array, log: _Log) -> Traced:

@@ -2,7 +2,9 @@
 
 scenarios.py   the points that together expose what one random point hides
 suite.py       every kernel and the encoder's loss, by every oracle, over every scenario
+forwards.py    every forward against a second way to compute it
 mutants/       seeded bugs, the test of a checker
+everyday/      functions of every day with right and wrong gradients, the other test
 scorers.py     score(checker): which of them it finds; the checkers in common use
 """
 

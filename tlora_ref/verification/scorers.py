@@ -57,12 +57,11 @@ def torch_gradcheck(fast: bool) -> Checker:
             def forward(ctx: Any, *tensors: Any) -> Any:
                 arrays = {name: t.detach().numpy() for name, t in zip(wrt, tensors, strict=True)}
                 out, ctx.by_hand = fn(**{**inputs, **arrays})
-                return torch.as_tensor(np.asarray(out))
+                return torch.as_tensor(np.array(out, order="C"))  # torch takes no arrays that are read backwards
 
             @staticmethod
             def backward(ctx: Any, dout: Any) -> Any:
                 grads = vjp(dout.detach().numpy(), ctx.by_hand)
-                # in C order: torch takes no arrays that are read backwards
                 return tuple(torch.as_tensor(np.array(grads[split_name(name)[0]], order="C")) for name in wrt)
 
         tensors = [torch.from_numpy(inputs[name].copy(order="K")).requires_grad_() for name in wrt]
