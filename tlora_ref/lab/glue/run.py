@@ -1,6 +1,6 @@
 """One run on a GLUE task, epoch by epoch, in one process or many; interrupted anywhere, it goes on from the last epoch.
 
-Equation    AdamW as in by_autograd/optimizers.py, the learning rate and the batches of training.py, the loss a mean over
+Equation    AdamW as in by_autograd/optimizers.py, learning rate and batches of training.py, the loss a mean over
             the whole batch (distributed.py).
 Checked by  tests/test_glue.py.
 
