@@ -1,6 +1,6 @@
 """TLoRA's layer without dropout as one node of autograd's graph, its backward written by hand.
 
-Equation    y = x W0 + b + u M C,   u = x A,   M = alpha B   (arXiv 2504.18735, section 3)
+Equation    y = x W0 + b + u M C,   u = x A,   M = alpha B   (arXiv 2504.18735, section 2.2)
             dM = u^T g,   g = dy C^T;   dx = dy W0^T + g M^T A^T
 Twin        by_hand/adapters.py. The gradients of B and alpha are autograd's, through alpha * B.
 Checked by  tests/test_fused.py: against the same layer in torch's own operations; tests/test_inject.py.
