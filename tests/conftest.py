@@ -1,8 +1,10 @@
-"""One hypothesis profile for the suite: the same examples on every machine, no deadline."""
+"""Two hypothesis profiles, neither with a deadline. "tlora_ref", the default, has the same examples on every machine;
+"drawn" has those of ``--hypothesis-seed``: pytest --hypothesis-profile drawn --hypothesis-seed 1."""
 
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "tlora_ref", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("drawn", settings.get_profile("tlora_ref"), derandomize=False, database=None)
 settings.load_profile("tlora_ref")

@@ -381,6 +381,7 @@ class References(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.job
 def test_the_job_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(audit, "BRIEF", replace(audit.BRIEF, pretrain=1, epochs=2, rates=(3e-2,)))
     small = {name: load_digits(name) for name in ("none", "rot90")}

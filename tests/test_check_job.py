@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import pytest
 import tlora_ref
 from tlora_ref.__main__ import main
 from tlora_ref.by_hand.kernels import KERNELS
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.gradcheck import check
 from tlora_ref.gradcheck.report import Report, Row
+from tlora_ref.verification import forwards
 from tlora_ref.verification.scenarios import DIFFERENT, encoder_scenarios, scenarios
 from tlora_ref.verification.suite import Found, Task, available, run_task, summary, tasks
 
@@ -59,6 +62,31 @@ def scaled(alpha, x):
 def scaled_backward(dout, alpha, x):
     return {"alpha": (dout * x).sum(), "x": alpha * dout}
 
+def constant(x, w):
+    return 0 * (x @ w) + 1.0, (x, w)
+
+def zeros(dout, cache):
+    return {"x": 0 * cache[0], "w": 0 * cache[1]}
+
+def noisy(x, w):
+    return (x @ w) * np.random.default_rng().random(), (x, w)
+
+def right_of_unsafe(dout, cache):
+    x, w = cache
+    dz = dout * np.sign(x @ w)
+    rows = lambda a: a.reshape(-1, a.shape[-1])
+    return {"x": dz @ w.T, "w": rows(x).T @ rows(dz)}
+
+def ragged(dout, cache):
+    return {"x": [[1.0], [2.0, 3.0]], "w": backward(dout, cache)["w"]}
+
+def words(dout, cache):
+    return "gradients"
+
+def one_row_only(dout, cache):
+    grads = backward(dout, cache)
+    return {**grads, "w": grads["w"] * (1 + 1e-3 * (len(dout) > 4))}
+
 number = 3
 """
 
@@ -69,10 +97,11 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "mymodule.py").write_text(MINE)
     (tmp_path / "needs.py").write_text("import no_such_package_anywhere\n")
     (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
     yield tmp_path
-    for name in ("mymodule", "needs", "broken"):
+    for name in ("mymodule", "needs", "broken", "leaves"):
         sys.modules.pop(name, None)
 
 
@@ -102,7 +131,27 @@ def test_a_wrong_pair_fails_with_one_and_says_how(folder, capsys):
     report = json.loads(capsys.readouterr().out)
     assert [row["verdict"] for row in report["rows"]] == ["PASS", "FAIL"]
     assert main(["check", "mymodule:unsafe", "mymodule:backward", *SHAPES]) == 1
+    assert "by differences, as the complex step cannot follow fn through abs" in capsys.readouterr().out
+
+
+def test_a_bug_of_many_rows_is_found_from_a_shape_of_few(folder, capsys):
+    assert main(["check", "mymodule:forward", "mymodule:one_row_only", *SHAPES]) == 1
+    printed = capsys.readouterr().out
+    assert "at the point 'many rows'" in printed
+    assert "points: given, wide, small, many rows, one row" in printed
+
+
+def test_exit_code_two_says_that_nothing_is_known(folder, capsys):
+    """Every gradient passed is 0; one is wrong is 1; anything between the two is 2."""
+    unsafe = ["check", "mymodule:unsafe", "mymodule:right_of_unsafe", *SHAPES]
+    assert main(unsafe) == 0
+    assert main([*unsafe, "--oracle", "complex"]) == 2
     assert "ORACLE_INVALID" in capsys.readouterr().out
+    assert main(["check", "mymodule:constant", "mymodule:zeros", *SHAPES]) == 2
+    assert "VACUOUS" in capsys.readouterr().out
+    assert main(["check", "mymodule:noisy", "mymodule:backward", *SHAPES]) == 2
+    assert "NONDETERMINISTIC" in capsys.readouterr().out
+    assert main(["check", "mymodule:forward", "mymodule:backward", *SHAPES]) == 0
 
 
 @pytest.mark.parametrize(
@@ -111,6 +160,9 @@ def test_a_wrong_pair_fails_with_one_and_says_how(folder, capsys):
         (["nomodule:f", "mymodule:backward", *SHAPES], "no module 'nomodule' in this folder or among what"),
         (["needs:f", "mymodule:backward", *SHAPES], "module 'needs' imports 'no_such_package_anywhere'"),
         (["broken:f", "mymodule:backward", *SHAPES], "module 'broken' cannot be imported: ZeroDivisionError"),
+        (["leaves:f", "mymodule:backward", *SHAPES], "module 'leaves' ends the program when it is imported: exit(3)"),
+        (["mymodule:forward", "mymodule:ragged", *SHAPES], "its gradient is a list of unequal rows, expected an array"),
+        (["mymodule:forward", "mymodule:words", *SHAPES], "vjp returned a str, expected a dictionary"),
         (["mymodule:forwards", "mymodule:backward", *SHAPES], "module 'mymodule' has no attribute 'forwards'"),
         (["mymodule:number", "mymodule:backward", *SHAPES], "'mymodule:number' is a int, expected a function"),
         (["mymodule", "mymodule:backward", *SHAPES], "'mymodule' is no function, expected MODULE:FUNCTION"),
@@ -144,6 +196,7 @@ def test_what_cannot_be_checked_exits_with_two_and_a_sentence(folder, capsys, ar
 # --- the suite -----------------------------------------------------------------------------------
 
 
+@pytest.mark.job
 def test_the_suite_passes_in_one_table(capsys):
     """The whole of it: every kernel and encoder, every scenario, every oracle."""
     assert main(["check"]) == 0
@@ -182,6 +235,80 @@ def test_the_suite_as_json_and_a_planted_bug(capsys, monkeypatch):
     assert "linear, different sizes, auto:" in printed
     assert "hand / oracle = 0.2 = 1/N" in printed
     assert printed.rstrip().endswith("FAILED")
+
+
+class Spoilt:
+    """A row of the registry with some of its functions exchanged."""
+
+    def __init__(self, row, **changed):
+        self.row, self.changed = row, changed
+
+    def __getattr__(self, name):
+        return self.changed[name] if name in self.changed else getattr(self.row, name)
+
+
+def off_by(factor, function):
+    """The function with its array (the first of a pair) times a factor."""
+
+    @wraps(function)
+    def spoilt(*args, **options):
+        found = function(*args, **options)
+        return (found[0] * factor, found[1]) if isinstance(found, tuple) else found * factor
+
+    return spoilt
+
+
+def failed_ways():
+    return {(f.subject, f.way) for f in forwards.forwards() if not f.ok}
+
+
+def test_every_forward_has_a_second_way_and_they_agree():
+    found = forwards.forwards()
+    assert all(f.ok for f in found), [f for f in found if not f.ok]
+    assert {f.subject for f in found if f.way == "twin"} == set(KERNELS)
+    mergeable = {name for name, method in METHODS.items() if method.mergeable}
+    for way in ("delta_w", "layer", "merging"):
+        assert {f.subject for f in found if f.way == way} == mergeable
+    assert {f.subject for f in found if f.way == "column norms"} == {"dora", "dora_full", "edora"}
+    assert {f.subject for f in found if f.way == "bias"} >= {"linear", "frozen_linear", "tlora_linear", "dora_linear"}
+
+
+def test_a_forward_that_is_off_is_found_by_its_second_way(monkeypatch):
+    tanh, lora = KERNELS["tanh"], KERNELS["lora_linear"]
+
+    def twice_biased(x_NI, W0_IO, b_O, **arrays):
+        y, cache = lora.fwd(x_NI, W0_IO, b_O, **arrays)
+        return (y if b_O is None else y + b_O), cache
+
+    tlora, dora = METHODS["tlora"], METHODS["dora"]
+    spoilt = {
+        ("tanh", "twin"): (KERNELS, "tanh", Spoilt(tanh, fwd=off_by(1 + 1e-9, tanh.fwd))),
+        ("lora_linear", "bias"): (KERNELS, "lora_linear", Spoilt(lora, fwd=twice_biased)),
+        ("tlora", "delta_w"): (METHODS, "tlora", Spoilt(tlora, delta_w=off_by(1 + 1e-9, tlora.delta_w))),
+        ("tlora", "layer"): (METHODS, "tlora", Spoilt(tlora, delta_w=off_by(1 + 1e-9, tlora.delta_w))),
+        ("dora", "column norms"): (METHODS, "dora", Spoilt(dora, column_norm=off_by(1 + 1e-9, dora.column_norm))),
+    }
+    for where, (table, name, row) in spoilt.items():
+        with monkeypatch.context() as patch:
+            patch.setitem(table, name, row)
+            assert where in failed_ways()
+    with monkeypatch.context() as patch:
+        patch.setattr(forwards, "_merging", lambda name: 1e-9 if name == "vera" else 0.0)
+        assert failed_ways() == {("vera", "merging")}
+
+
+def test_the_job_fails_for_a_forward(monkeypatch, capsys):
+    few = [task for task in tasks() if task.subject == "mean_pool"]
+    monkeypatch.setattr("tlora_ref.verification.suite.tasks", lambda: few)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    wrong = [forwards.Forward("tanh", "twin", 1e-3), forwards.Forward("gelu", "twin", 1e-16)]
+    monkeypatch.setattr(forwards, "forwards", lambda: wrong)
+    assert main(["check"]) == 1
+    printed = capsys.readouterr().out
+    assert "tanh, twin: off by 1.0e-03" in printed
+    assert printed.rstrip().endswith("FAILED")
+    assert main(["check", "--json"]) == 1
+    assert [f["ok"] for f in json.loads(capsys.readouterr().out)["forwards"]] == [False, True]
 
 
 def test_vacuous_everywhere_is_not_a_pass():
@@ -233,6 +360,6 @@ def test_encoders_hide_only_what_is_flat():
     for method in (None, "tlora", "lora"):
         for name, loss in encoder_scenarios(method):
             if name in ("continuous tokens", "ids, causal", "first token", "one row", "as BERT", "as RoBERTa"):
-                report = check(loss.fn, loss.vjp, loss.inputs)
+                report = check(loss.fn, loss.vjp, loss.inputs, points=("given",))
                 assert report.ok
                 assert set(report.untested) == loss.flat, (method, name)

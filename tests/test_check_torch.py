@@ -186,7 +186,7 @@ def test_inputs_by_name_integers_and_several_outputs():
     check_torch(several, {"x": draw(2, 3), "scale": 1.7, "power": 3}).raise_if_failed()
 
 
-def test_a_function_whose_jvp_is_wrong_makes_the_oracle_invalid_not_the_gradient():
+def test_a_function_whose_jvp_is_wrong_is_asked_of_differences_and_its_gradient_not_blamed():
     class Cube(Function):
         @staticmethod
         def forward(x):
@@ -206,8 +206,27 @@ def test_a_function_whose_jvp_is_wrong_makes_the_oracle_invalid_not_the_gradient
             return 2 * dx * ctx.saved_tensors[0] ** 2
 
     report = check_torch(Cube, [draw(3)])
-    assert [(row.array, row.verdict) for row in report.rows] == [("x", "ORACLE_INVALID")]
-    assert "differences give" in report.rows[0].note
+    assert [(row.array, row.verdict, row.oracle) for row in report.rows] == [("x", "PASS", "richardson")]
+    assert "by differences, as forward-mode cannot follow fn" in report.rows[0].note
+
+
+def test_other_points_are_checked_as_well():
+    class Corner(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.tanh()
+
+        @staticmethod
+        def backward(ctx, dy):
+            (x,) = ctx.saved_tensors
+            return dy * (1 - x.tanh() ** 2) * torch.where(x < -2.5, 1.01, 1.0)
+
+    x = 0.5 * draw(4, 3).clamp(-2, 2)
+    assert check_torch(Corner, [x], points=("given",)).ok
+    report = check_torch(Corner, [x])
+    assert "at the point 'wide'" in report.table()
+    assert check_torch(nn.Linear(3, 2), [draw(5, 3)]).covered == ("given", "wide", "small", "many rows", "one row")
 
 
 def test_randomness_detached_outputs_and_full_mode():

@@ -40,7 +40,7 @@ def traces(folder):
     return sorted(int(p.name.split("-")[0]) for p in folder.iterdir())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.distributed)])
 def test_runs_come_in_order_and_are_not_repeated(tmp_path, workers):
     seen = tmp_path / "seen"
     seen.mkdir()
@@ -84,6 +84,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.distributed
 def test_a_killed_job_goes_on_where_it_stopped(tmp_path):
     seen, store = tmp_path / "seen", tmp_path / "runs.jsonl"
     seen.mkdir()
@@ -315,6 +316,7 @@ def test_bad_arguments_are_one_sentence(args, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.job
 def test_the_job_end_to_end(tmp_path, capsys):
     args = ["compare", "--quick", "--methods", "tlora,edora", "--seeds", "2", "--json", "--out", str(tmp_path)]
     assert main(args) == 0

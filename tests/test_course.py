@@ -14,7 +14,15 @@ import tlora_ref.course.job as job
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.course import ExerciseError, check, exercises, notebooks
-from tlora_ref.course.edition import BEGIN, END, STUB, requirements, student_edition, without_solution
+from tlora_ref.course.edition import (
+    BEGIN,
+    END,
+    STUB,
+    instructor_edition,
+    requirements,
+    student_edition,
+    without_solution,
+)
 
 EXERCISES = [e for number in notebooks() for e in exercises(number).values()]
 PATHS = job.solved()
@@ -155,7 +163,7 @@ def test_changing_an_argument_in_place_is_a_matter_of_manners():
 
 def test_a_wrong_forward_is_told_the_shape():
     message = graded(exercises("01")["forward"], lambda x, W0, b, A, B, C, alpha: (x @ W0).sum(axis=-1))
-    assert re.search(r"the result has shape \(\d+,\), expected \(\d+, \d+\)", message)
+    assert re.search(r"The result has shape \(\d+,\), expected \(\d+, \d+\)", message)
 
 
 # --- the student edition --------------------------------------------------------------------------
@@ -198,10 +206,11 @@ def test_graders_and_metadata_are_the_same_in_both_editions(path):
             assert a.source == b.source
 
 
+@pytest.mark.notebook
 @each_notebook
 def test_a_student_notebook_runs_to_its_first_exercise_and_stops_with_its_message(path):
     student = student_edition(nbformat.read(path, as_version=4))
-    client = NotebookClient(student, timeout=60, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(student, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}})
     with pytest.raises(CellExecutionError) as caught:
         client.execute()
     first = next(iter(exercises(path.name[:2])))
@@ -255,7 +264,8 @@ def test_the_command_adds_what_an_instructor_needs(tmp_path):
     assert main(["course", "--out", str(tmp_path / "course"), "--instructor"]) == 0
     folder = tmp_path / "course" / "instructor"
     for path in PATHS:
-        assert (folder / "source" / "tlora" / path.name).read_bytes() == path.read_bytes()
+        source = nbformat.read(folder / "source" / "tlora" / path.name, as_version=4)
+        assert source == instructor_edition(nbformat.read(path, as_version=4))
         note = (folder / "notes" / f"{path.stem}.md").read_text()
         assert note.startswith((path.parent / "notes" / f"{path.stem}.md").read_text().rstrip())
         for exercise in exercises(path.name[:2]).values():
@@ -293,3 +303,81 @@ def test_the_requirements_are_those_of_the_package_and_of_its_extras():
     assert names == sorted(names)
     assert {"numpy", "scipy", "matplotlib", "scikit-learn", "tqdm", "torch", "jupyter"} <= set(names)
     assert not {"pytest", "ruff", "tlora_ref", "transformers"} & set(names)
+
+
+# --- what the notebooks say ------------------------------------------------------------------------
+
+
+def notebook(number):
+    return nbformat.read(next(path for path in PATHS if path.name.startswith(number)), as_version=4)
+
+
+def printed(number):
+    """Everything that the committed notebook printed."""
+    outputs = [o for cell in notebook(number).cells for o in cell.get("outputs", [])]
+    return "".join(o.text for o in outputs if o.get("name") == "stdout")
+
+
+@each_notebook
+def test_no_notebook_reads_a_file_of_solutions_and_each_says_where_help_is(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells)
+    assert not re.search(r"course\.(nb\d\d|solutions)", text)
+    number = path.name[:2]
+    first = next(iter(exercises(number)))
+    assert f'`hint("{number}", "{first}")`' in cells[0].source
+    assert f'`solution("{number}", "{first}")`' in cells[0].source
+
+
+def test_what_autograd_keeps_is_counted_once_and_without_the_weights():
+    import torch
+
+    from tlora_ref.course.kept import kept_by_torch
+
+    x, W = torch.ones(5, 4, requires_grad=True), torch.ones(4, 3, requires_grad=True)
+    assert kept_by_torch(lambda: x @ W) == [20, 12]
+    assert kept_by_torch(lambda: x @ W, apart=(W,)) == [20]
+    assert kept_by_torch(lambda: x * x.view(5, 4), apart=()) == [20]
+
+
+def test_no_learning_rate_was_chosen_at_an_end_of_the_search():
+    rows = [line.split() for line in printed("08").splitlines()]
+    start = next(i for i, row in enumerate(rows) if row[:1] == ["rate"])
+    end = next(i for i, row in enumerate(rows) if row[:1] == ["chosen"])
+    rates = [float(row[0]) for row in rows[start + 1 : end]]
+    assert len(rates) >= 5
+    assert not {rates[0], rates[-1]} & set(map(float, rows[end][1:]))
+
+
+def test_the_kurtosis_of_what_random_factors_see_falls_with_the_rank_from_that_of_a_product():
+    found = [float(line.split()[-1]) for line in printed("11").splitlines() if re.match(r"rank \d", line)]
+    R = 16
+    assert abs(found[0] - ((3 * R / (R + 2)) ** 2 - 3)) < 0.2, "of a product of two normal vectors of length R"
+    assert found == sorted(found, reverse=True)
+    assert abs(found[-1]) < 0.3
+    text = "\n".join(cell.source for cell in notebook("11").cells)
+    assert "normal *whatever* is learned" not in text
+    assert "Left both spectra contain W0" not in text
+
+
+def test_a_score_is_recommended_with_what_an_always_stopping_checker_loses_by():
+    from tlora_ref.verification.mutants import BUGS, CONTROLS
+    from tlora_ref.verification.scorers import score
+
+    def stops(fn, vjp, inputs, wrt, seed):
+        raise AssertionError
+
+    layer = [m for m in (*BUGS, *CONTROLS) if m.op == "tlora_linear"]
+    found = score(stops, layer, "generic")
+    assert found.missed == ()
+    assert len(found.false_alarms) == sum(m in CONTROLS for m in layer) > 0
+    last = notebook("04").cells[-1].source
+    assert "tlora_ref.verification.scorers.score" in last
+    assert "false_alarms" in last
+
+
+def test_the_picture_of_the_backward_says_where_alpha_went():
+    cells = notebook("02").cells
+    at = next(i for i, cell in enumerate(cells) if "draw_graph(right" in cell.source)
+    assert "α comes after $g$" in cells[at].source
+    assert "we leave it out of the step through $C$" in cells[at + 1].source

@@ -30,6 +30,7 @@ def quick(tmp_path_factory):
     )
 
 
+@pytest.mark.job
 def test_the_quick_job_writes_table_json_csv_and_figures(quick):
     folder, result = quick
     assert result.returncode == 0, result.stderr
@@ -45,6 +46,7 @@ def test_the_quick_job_writes_table_json_csv_and_figures(quick):
     assert "seeds: 14/14" in result.stderr
 
 
+@pytest.mark.job
 def test_the_report_is_what_the_job_is_about(quick):
     report = json.loads(quick[1].stdout)
     assert [m["method"] for m in report["methods"]] == [

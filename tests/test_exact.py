@@ -89,7 +89,7 @@ def test_the_checkers_exact_oracle_allows_no_error(op):
     @settings(max_examples=8)
     @given(args=fractions(op), seed=st.integers(0, 2**16))
     def equal(args, seed):
-        report = check(op.fwd, op.bwd, args, oracle="exact", seed=seed)
+        report = check(op.fwd, op.bwd, args, op.wrt, oracle="exact", seed=seed)
         report.raise_if_failed()
         assert {row.error for row in report.rows} == {0}
 
@@ -108,11 +108,11 @@ def test_the_smallest_error_is_an_error():
         return {**grads, "B": grads["B"] * (1 + Fraction(1, 10**40))}
 
     for mode in ("directional", "full"):
-        report = check(op.fwd, off, args, oracle="exact", mode=mode)
+        report = check(op.fwd, off, args, op.wrt, oracle="exact", mode=mode)
         assert {row.array: row.verdict for row in report.rows} == {"x_NI": "PASS", "B_RS": "FAIL", "alpha": "PASS"}
         assert 0 < report.rows[1].error < 1e-35
         assert len(report.rows[1].index) == 2
-    assert check(op.fwd, op.bwd, args, oracle="exact", mode="full").ok
+    assert check(op.fwd, op.bwd, args, op.wrt, oracle="exact", mode="full").ok
 
 
 def test_a_kernel_that_leaves_the_fractions_cannot_be_checked_exactly():

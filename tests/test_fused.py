@@ -121,12 +121,63 @@ def test_a_hook_on_the_base_is_called(kind, calls):
     assert (seen, calls) == ([1], [])
 
 
-def test_attached_and_untrained_the_output_is_the_bases_bit_for_bit(calls):
-    adapted, x = layer(dtype=torch.float32), torch.randn(2, 30, 12)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("kind", "bias"), [("linear", True), ("linear", False), ("conv1d", True)])
+@pytest.mark.parametrize("rows", ["vector", "matrix", "batch", "transposed", "expanded"])
+def test_attached_and_untrained_the_output_is_the_bases_bit_for_bit(dtype, kind, bias, rows, calls):
+    """By construction, on every processor: zeros are added to what the base itself returns."""
+    adapted = layer(96, 70, 8, bias, kind == "conv1d", dtype)
+    x = {
+        "vector": torch.randn(96), "matrix": torch.randn(50, 96), "batch": torch.randn(2, 30, 96),
+        "transposed": torch.randn(30, 2, 96).transpose(0, 1), "expanded": torch.randn(96).expand(2, 30, 96),
+    }[rows].to(dtype)  # fmt: skip
+    trained = adapted(x)
     with torch.no_grad():
         adapted.B.zero_()
     assert torch.equal(adapted(x), adapted.base(x))
+    assert (trained != adapted.base(x)).any()
+    assert calls == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("I", [7, 96, 700])
+def test_attached_and_untrained_in_half_precision_the_output_is_the_bases_to_rounding(dtype, bias, I, calls):
+    """Of each output the layer and its base sum the same I products and b, and the layer S zeros, in float32 and in
+    orders of their own, and round the sum once. A sum of n terms is off by at most n u / (1 - n u) of the sum of their
+    magnitudes, u = eps / 2 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1)."""
+    R = 5
+    adapted = layer(I, 40, R, bias, dtype=torch.float32)
+    with torch.no_grad():
+        adapted.B.zero_()
+    x = torch.randn(30, I)
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        y, y0 = adapted(x).double(), adapted.base(x).double()
     assert calls == [1]
+    x, W = x.to(dtype).double(), adapted.base.weight.T.to(dtype).double()
+    b = adapted.bias.to(dtype).double() if bias else torch.zeros(40, dtype=torch.float64)
+    n, u, u_half = I + 1 + R, torch.finfo(torch.float32).eps / 2, torch.finfo(dtype).eps / 2
+    summed = n * u / (1 - n * u) * (x.abs() @ W.abs() + b.abs())
+    # once for either side; below its normal numbers float16 has a fixed last digit
+    rounded = u_half * ((x @ W + b).abs() + summed) + torch.finfo(dtype).tiny * u_half
+    assert bool(((y - y0).abs() <= 2 * (summed + rounded)).all())
+
+
+@pytest.mark.parametrize("shape", [(12,), (4, 12), (2, 3, 12), (0, 12)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_comes_out_may_be_changed_in_place(shape, dtype, calls):
+    adapted, found = layer(dtype=torch.float64 if dtype == torch.float64 else torch.float32), []
+    for in_place in (False, True):
+        torch.manual_seed(2)
+        x = torch.randn(*shape, dtype=adapted.B.dtype).requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            y = adapted(x)
+        adapted.zero_grad()
+        (y.mul_(3) if in_place else 3 * y).square().sum().backward()
+        found.append([x.grad, adapted.B.grad.clone()])
+    assert calls == [1, 1]
+    for plain, changed in zip(*found, strict=True):
+        torch.testing.assert_close(changed, plain)
 
 
 def test_a_second_derivative_is_refused_and_not_wrong():

@@ -41,6 +41,9 @@ from tlora_ref.lab.jobs import glue as job
 from tlora_ref.paper import TABLE_3, VALIDATION
 
 ROOT = Path(__file__).parent.parent
+HANGS = 600
+"""Seconds after which a process that does not end is taken to hang."""
+
 SIZES = {"train": 36, "dev": 13}
 MRPC, COLA = TASKS["mrpc"], TASKS["cola"]
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -300,6 +303,7 @@ def test_positions_are_what_the_model_takes(disk):
 # --- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.job
 def test_the_command_prints_the_result_beside_the_papers(disk, tmp_path, capsys, offline):
     out = tmp_path / "out"
     assert main(words(disk, out, seeds=2)) == 0
@@ -328,6 +332,7 @@ def test_the_command_prints_the_result_beside_the_papers(disk, tmp_path, capsys,
     assert everything_in(out) == before
 
 
+@pytest.mark.job
 def test_the_files_hold_what_was_evaluated(disk, tmp_path):
     out = tmp_path / "out"
     run(disk, out, epochs=4, lr=0.1, head="trained", data=disk / "saved" / "sst2", task="sst2")
@@ -342,6 +347,7 @@ def test_the_files_hold_what_was_evaluated(disk, tmp_path):
         assert found["loss"] == pytest.approx(report[when]["loss"], rel=1e-6)
 
 
+@pytest.mark.job
 def test_a_model_learns(disk, tmp_path):
     found = run(disk, tmp_path / "out", task="cola", method="full", head="new", lr=3e-3, epochs=16)
     assert found["loss"][-1] < 0.5 * found["loss"][0]
@@ -357,6 +363,7 @@ OTHERS = {
 }  # fmt: skip
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_architectures_than_roberta(disk, tmp_path, kind):
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -373,6 +380,7 @@ def test_other_architectures_than_roberta(disk, tmp_path, kind):
     assert len(names) > 2 * matrices
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("method", ["tlora", "full"])
 def test_the_losses_are_those_of_a_plain_loop(disk, tmp_path, method):
     """transformers' own loss, torch's AdamW and a schedule written out, without dropout."""
@@ -401,6 +409,7 @@ def test_the_losses_are_those_of_a_plain_loop(disk, tmp_path, method):
     assert abs(losses[-1] - losses[0]) > 1e-4
 
 
+@pytest.mark.job
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_is_near_single_precision_and_not_it(disk, tmp_path, precision):
     options = {"model": disk / "dry", "dropout": 0, "method": "full", "lr": 1e-3, "epochs": 2}
@@ -511,6 +520,7 @@ def finished(disk, tmp_path_factory):
     return out
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("options", "key"), [
     ({"lr": 0.02}, "lr is 0.01 there and 0.02 here"),
     ({"rank": 2}, "rank is 4 there and 2 here"),
@@ -539,6 +549,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_is(disk, finished, ca
     assert everything_in(finished) == before
 
 
+@pytest.mark.job
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(disk, finished, tmp_path, capsys):
     for content, message in (
         (
@@ -678,6 +689,7 @@ def interrupted(disk, out, monkeypatch, at, **options):
     return run(disk, out, **options)
 
 
+@pytest.mark.job
 @pytest.mark.parametrize(("method", "precision", "head"), [
     ("tlora", "fp32", "frozen"), ("lora", "bf16", "trained"), ("full", "fp16", "new"), ("head", "fp32", "trained"),
 ])  # fmt: skip
@@ -698,10 +710,10 @@ def test_an_interrupted_run_ends_in_the_same_bits(disk, tmp_path, monkeypatch, m
 def started(command, out):
     """The command's process, once it has left its first checkpoint and while it has epochs to go."""
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoint, deadline = Path(out) / "seed-0" / "checkpoint.safetensors", time.monotonic() + 100
+    checkpoint, deadline = Path(out) / "seed-0" / "checkpoint.safetensors", time.monotonic() + HANGS
     while not checkpoint.exists():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "no checkpoint after 100 s"
+        assert time.monotonic() < deadline, f"no checkpoint after {HANGS} s"
         time.sleep(0.005)
     return process
 
@@ -710,13 +722,14 @@ def epochs_left_by(out):
     return len(state(out)["record"]["epochs"])
 
 
+@pytest.mark.job
 def test_a_killed_process_goes_on_to_the_losses_of_one_that_was_not(disk, tmp_path, capsys):
     options = {"epochs": 30, "method": "lora", "dropout": 0.3}
     whole = run(disk, tmp_path / "whole", **options)
     command = [sys.executable, "-m", "tlora_ref", *words(disk, tmp_path / "killed", **options)]
     process = started(command, tmp_path / "killed")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANGS)
     assert process.returncode == -signal.SIGKILL
     left = epochs_left_by(tmp_path / "killed")
     assert 1 <= left < 30
@@ -737,6 +750,7 @@ def test_every_example_is_in_one_share(n, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+@pytest.mark.distributed
 def test_two_processes_are_one_and_a_lost_one_ends_the_run_which_then_goes_on(disk, tmp_path):
     """Without dropout, whose masks depend on the process; shares are of 4 and 3 examples, and of 1 and 0 in an epoch's
     last batch."""
@@ -747,16 +761,14 @@ def test_two_processes_are_one_and_a_lost_one_ends_the_run_which_then_goes_on(di
     process = started(command, out)
     ranks = {child.environ()["RANK"]: child for child in psutil.Process(process.pid).children()}
     ranks["1"].kill()
-    start = time.monotonic()
-    _, error = process.communicate(timeout=60)
-    assert time.monotonic() - start < 45
+    _, error = process.communicate(timeout=HANGS)
     assert process.returncode not in (0, None)
     assert "exitcode  : -9" in error
     left = epochs_left_by(out)
     assert 1 <= left < 30
     assert not (out / "glue.json").exists()
 
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=HANGS)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("here: TLoRA r=4") == 1
     assert f"seed 0: was left after epoch {left}/30, and goes on from there" in result.stderr
@@ -787,6 +799,7 @@ def alone(offline):
     dist.destroy_process_group()
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(("method", "n_bytes"), [("tlora", 196_800), ("lora", 12_582_912)])
 def test_a_step_exchanges_the_gradients_of_what_trains_and_no_more(alone, method, n_bytes):
     """RoBERTa-large's adapted matrices; of the rest, which is frozen and never sent, as little as can be."""
@@ -829,6 +842,7 @@ def test_a_step_exchanges_the_gradients_of_what_trains_and_no_more(alone, method
     assert 4 * sum(n for _, n in sent) == n_bytes
 
 
+@pytest.mark.distributed
 def test_processes_that_see_different_checkpoints_do_not_start(alone, monkeypatch):
     alone.agree(3)
     monkeypatch.setattr(dist, "all_reduce", lambda span, op: span.copy_(torch.tensor([3, -2])))
@@ -836,6 +850,7 @@ def test_processes_that_see_different_checkpoints_do_not_start(alone, monkeypatc
         alone.agree(3)
 
 
+@pytest.mark.job
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_a_gpu_a_run_is_near_the_cpus_and_goes_on_to_the_same_bits(disk, tmp_path, monkeypatch, precision):

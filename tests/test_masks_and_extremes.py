@@ -138,14 +138,15 @@ def test_gelu_in_float32_is_float64s_to_the_rounding_of_float32():
 
 @pytest.mark.parametrize("size", [1, 16383, 16384, 16385, 40_000])
 def test_gelu_in_pieces_is_gelu(size):
+    """To the last digits: exp and erfc may take another way at a piece's end, where a vector register is not full."""
     x = np.random.default_rng(0).standard_normal((2, size))
     y, (slope,) = ops.gelu_fwd(x)
     alone = [ops.gelu_fwd(part) for part in np.array_split(x.reshape(-1), 7)]
-    assert np.array_equal(y.reshape(-1), np.concatenate([part[0] for part in alone]))
-    assert np.array_equal(slope.reshape(-1), np.concatenate([part[1][0] for part in alone]))
     y_F, (slope_F,) = ops.gelu_fwd(np.asfortranarray(x))
-    assert np.array_equal(y_F, y)
-    assert np.array_equal(slope_F, slope)
+    for other in (np.concatenate([part[0] for part in alone]).reshape(x.shape), y_F):
+        np.testing.assert_allclose(other, y, rtol=1e-14, atol=1e-14)
+    for other in (np.concatenate([part[1][0] for part in alone]).reshape(x.shape), slope_F):
+        np.testing.assert_allclose(other, slope, rtol=1e-14, atol=1e-14)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1,), (7,), (3, 5), (2, 1, 4), (6, 300)]))

@@ -53,6 +53,7 @@ def test_one_run_is_the_same_in_either_room(setup):
     assert abs(twin["accuracy"] - hand["accuracy"]) < 0.05
 
 
+@pytest.mark.job
 def test_the_job_runs_from_by_autograd_and_holds_the_hand_gradients_against_autograds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "setups", lambda rank: [Setup("nothing", "nothing"), Setup("TLoRA r=32", "tlora", 32)])
     monkeypatch.setattr(demo, "QUICK", Plan(pretrain=12, epochs=6, rates=(1e-1,), trials=1, widen=False))

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("signal", ["terminate", "kill"])
 def test_workers_end_with_a_parent_that_is_killed(signal, tmp_path):
     script = tmp_path / "slow.py"

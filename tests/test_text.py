@@ -150,6 +150,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(text, "QUICK", plan)
 
 
+@pytest.mark.job
 def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
     args = job(folder, tmp_path, "--json", "--seeds", "2")
     assert main(args) == 0
@@ -167,7 +168,7 @@ def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
     for row in report["rows"][3:]:
         assert len(row["accuracies"]) == 2
         assert row["learning_rate"] in (1e-3, 1e-2)
-    assert report["step"]["by_hand_ms"] > 0
+    assert {"by_hand_ms", "torch_ms"} < set(report["step"])
     # a second call repeats no run; what an interruption cut off is run again, with the same result
     (store,) = tmp_path.glob("runs-*.jsonl")
     finished = store.read_text()
@@ -179,6 +180,7 @@ def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
         assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
 
 
+@pytest.mark.job
 def test_both_rooms_run_the_same_job(folder, tmp_path, capsys, brief):
     tables = []
     for room in ("by_hand", "by_autograd"):

@@ -56,7 +56,9 @@ def test_the_decay_acts_on_alpha_unless_exempted():
     after = adamw_step(params, zero, adamw_init(params, CONFIG), 0.1, TrainConfig(weight_decay=0.01))
     assert after["m.alpha"] == 0.999
     np.testing.assert_array_equal(after["m.B"], np.full((2, 2), 0.999))
-    after = adamw_step(params, zero, adamw_init(params, CONFIG), 0.1, TrainConfig(weight_decay=0.01, no_decay=("alpha",)))
+    after = adamw_step(
+        params, zero, adamw_init(params, CONFIG), 0.1, TrainConfig(weight_decay=0.01, no_decay=("alpha",))
+    )
     assert after["m.alpha"] == 1.0
     np.testing.assert_array_equal(after["m.B"], np.full((2, 2), 0.999))
     assert params["m.alpha"] == 1.0

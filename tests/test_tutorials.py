@@ -1,7 +1,6 @@
 """The tutorials are executed afresh, and have the structure that a reader relies on."""
 
 import re
-import time
 from pathlib import Path
 
 import nbformat
@@ -12,7 +11,9 @@ from tlora_ref.course import exercises, notebooks
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 PATHS = sorted(TUTORIALS.glob("*.ipynb"))
-SECONDS, BYTES = 60, 1_000_000
+BYTES = 1_000_000
+HANGS = 600
+"""Seconds after which a cell that does not end is taken to hang."""
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 
@@ -31,14 +32,13 @@ def test_there_are_tutorials_and_every_file_of_exercises_belongs_to_one():
     assert set(notebooks()) <= set(numbers)
 
 
+@pytest.mark.notebook
 @each_notebook
-def test_a_notebook_runs_from_top_to_bottom_in_time_and_without_a_warning(path):
+def test_a_notebook_runs_from_top_to_bottom_without_a_warning(path):
     notebook = nbformat.read(path, as_version=4)
-    began = time.monotonic()
     NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": TUTORIALS}}
+        notebook, timeout=HANGS, kernel_name="python3", resources={"metadata": {"path": TUTORIALS}}
     ).execute()
-    assert time.monotonic() - began < SECONDS
     # an error while a figure is drawn is an output and stops nothing, so it is looked for here
     assert [o for o in outputs(notebook) if o.output_type == "error"] == []
     assert [o.text for o in outputs(notebook) if o.get("name") == "stderr"] == []

@@ -21,7 +21,7 @@ JOBS = {
     "bench": "Measure speed and memory of layers, of the encoder by hand and of a gradient check.",
     "glue": "Run the paper's experiment: a transformers model on a GLUE task, in one process or many.",
     "export": "Turn an adapter file into a LoRA that Hugging Face PEFT loads.",
-    "fuzz": "Read damaged and hostile adapter files and checkpoints by the thousand: each must be refused in a sentence.",
+    "fuzz": "Damage adapter files and checkpoints by the thousand: each must be refused in a sentence.",
 }
 
 HOMES = {"course": ".course.job"}

@@ -54,7 +54,8 @@ def attach(model: Model, adapter: AdapterConfig, train_also: Collection[str] = (
     """
     if model.adapter is not None:
         raise InputError(
-            f"the model already has a {model.adapter.method} adapter; fold it into the weights (merging.fold) or detach it"
+            f"the model already has a {model.adapter.method} adapter; fold it into the weights with merging.fold, "
+            "or detach it"
         )
     where, draw = sites(model.config, adapter), METHODS[adapter.method].draw
     arrays = {f"{SHARED}.{base}": array for base, array in shared_arrays(where, adapter).items()}

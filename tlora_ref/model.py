@@ -167,7 +167,7 @@ def adapter_arrays(model: Model, name: str) -> dict[str, Any]:
 
 
 def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
-    """The adapter's arrays and constants for one matrix, by the kernel's argument names: {"A_IR": ..., "alpha": ...}."""
+    """The adapter's arrays and constants for one matrix, by the kernel's names: {"A_IR": ..., "alpha": ...}."""
     adapter, method = model.adapter, METHODS[model.adapter.method]
     I, O = matrix_shape(model.config, name.rpartition(".")[2])
     site = Site(name, I, O, adapter.rank_of(name))

@@ -1,5 +1,5 @@
-"""The one training loop, for both rooms: which examples, masks and learning rate each step gets, what has to hold before
-and during a run, and what a run leaves behind.
+"""The one training loop, for both rooms: which examples, masks and learning rate each step gets, what has to hold
+before and during a run, and what a run leaves behind.
 
 Equation    step s of S with w = warmup * S:  lr (s + 1) / w  for s < w,   then  lr (S - s) / (S - w)
 Twin        none: ``room`` is the module by_hand or by_autograd, which computes losses and gradients.

@@ -289,7 +289,7 @@ class TLoRALinear(AdaptedLinear):
         """
         dropping = self.training and self.adapter.dropout > 0
         if not (self.disabled or self.merged_IO is not None or dropping or hooked(self.base)):
-            y = tlora_linear_fused(x, weight_IO(self.base), self.bias, self.A, self.B, self.C, self.alpha)
+            y = tlora_linear_fused(x, self.base, weight_IO(self.base), self.A, self.B, self.C, self.alpha)
             if y is not None:
                 return y
         return super().forward(x)

@@ -1,17 +1,25 @@
 """The exercises of the tutorials and their graders.
 
-    from tlora_ref.course import check
-    check("02", dB=my_dB)
+    from tlora_ref.course import check, hint, solution
+    check("02", dB=my_dB)       is it right, and if not, which mistake is it?
+    hint("02", "dB")            the first of two hints; again, the second
+    solution("02", "dB")        a worked solution
 
-grader.py    check, and what an exercise is: a reference, a judge, and misconceptions with the message for each
-edition.py   the student edition of a notebook
-notebook.py  what the notebooks draw with
-job.py       ``python -m tlora_ref course``
-nbNN.py      the exercises of notebook NN
+grader.py     check, and what an exercise is: a reference, a judge, and misconceptions with the message for each
+watch.py      calling a student's function, and seeing what it does beside returning
+answers.py    the one rule by which what came back is read
+hints.py      hint and solution, off in a course for marks
+marks.py      grading for marks, out of a notebook's reach
+edition.py    the student edition of a notebook, and the instructor's
+mutation.py   mechanical edits of the worked solutions: the graders, graded
+notebook.py   what the notebooks draw with; kept.py, what autograd keeps, for notebook 05
+job.py        ``python -m tlora_ref course``
+nbNN.py       the exercises of notebook NN; solutions/nbNN.py, their hints and worked solutions
 
 Nothing is registered anywhere else: a file nbNN.py with a tuple EXERCISES is found by its name.
 """
 
 from .grader import Exercise, ExerciseError, check, exercises, notebooks
+from .hints import for_marks, hint, solution
 
-__all__ = ["Exercise", "ExerciseError", "check", "exercises", "notebooks"]
+__all__ = ["Exercise", "ExerciseError", "check", "exercises", "for_marks", "hint", "notebooks", "solution"]

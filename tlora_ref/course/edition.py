@@ -1,8 +1,15 @@
-"""The student edition of a notebook: nbgrader's rules, so that its tools and this one agree.
+"""The student edition of a notebook, and the instructor's: nbgrader's rules, so that its tools and these agree.
 
 A cell with metadata nbgrader.solution holds a solution between two marker lines; the student edition has, in its
 place, a comment and ``raise NotImplementedError()``. A cell with nbgrader.grade is a grader and stays as it is.
-Markers     ### BEGIN SOLUTION, ### END SOLUTION, each on a line of its own, indented as the solution is
+
+The instructor's edition is for marks. Its second code cell turns hints and solutions off, and every grader has a
+hidden test, which nbgrader takes out of what students get and puts back when it grades: the package is imported anew,
+from where it is installed and not from beside the notebook, and grades the answer. Whatever the notebook has made of
+the name ``check``, or of a module of the package, has no part in that. It runs in the student's kernel, as all of
+nbgrader's tests do: it guards against shortcuts, not against a program that means to break in.
+Markers     ### BEGIN SOLUTION, ### END SOLUTION, each on a line of its own, indented as the solution is;
+            ### BEGIN HIDDEN TESTS, ### END HIDDEN TESTS
 Metadata    https://nbgrader.readthedocs.io, cell metadata of schema version 3
 Checked by  tests/test_course.py.
 """
@@ -19,6 +26,52 @@ from ..shapes import InputError
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 """nbgrader's own stub, so that both editions are the same."""
+
+
+HIDDEN = """
+### BEGIN HIDDEN TESTS
+import importlib
+import os
+import sys
+
+_held = {n: sys.modules.pop(n) for n in list(sys.modules) if n.split(".")[0] == "PACKAGE"}
+_path = list(sys.path)
+sys.path[:] = [p for p in _path if p and os.path.realpath(p) != os.path.realpath(os.getcwd())]
+try:
+    importlib.import_module("PACKAGE.course.marks").grade(ANSWERS)
+finally:
+    for _n in [n for n in sys.modules if n.split(".")[0] == "PACKAGE"]:
+        del sys.modules[_n]
+    sys.modules.update(_held)
+    sys.path[:] = _path
+### END HIDDEN TESTS""".replace("PACKAGE", __package__.partition(".")[0])
+"""Behind the line of a grader; ANSWERS are the arguments of its ``check``."""
+
+FOR_MARKS = """# this copy is for marks: hint(...) and solution(...) are off
+from tlora_ref.course import for_marks
+
+for_marks()"""
+
+
+def instructor_edition(notebook: Any) -> Any:
+    """A copy for marks: solved, a hidden test in every grader. Raises InputError if one is no call of check."""
+    import nbformat
+
+    notebook = copy.deepcopy(notebook)
+    number = ""
+    for cell in notebook.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade"):
+            match = re.fullmatch(r"check\((.+)\)", cell.source)
+            if match is None:
+                raise InputError(f"cell {cell.id}: a grader is one call of check, found {cell.source!r}")
+            cell.source += HIDDEN.replace("ANSWERS", match.group(1))
+            number = cell.id.partition("-")[0]
+    first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    locked = {"grade": False, "grade_id": f"{number}-marks", "locked": True, "schema_version": 3, "solution": False,
+              "task": False}  # fmt: skip
+    cell = nbformat.v4.new_code_cell(FOR_MARKS, id=f"{number}-marks", metadata={"nbgrader": locked})
+    notebook.cells.insert(first + 1, cell)
+    return notebook
 
 
 def student_edition(notebook: Any) -> Any:

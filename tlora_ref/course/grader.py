@@ -1,25 +1,29 @@
 """Graders that tell a student which mistake it was, and never what the right answer is.
 
 An exercise holds a reference solution, a way to judge an answer, and misconceptions: wrong solutions as people
-write them, each with a message that names the mistake and asks a question. The numbers of a wrong answer are compared,
-at several points, with those of every misconception (of the seeded bug in verification/mutants that it names, or of its
-planted solution). Where they agree, the student gets the message of that misconception.
+write them, each with a message that names the mistake and asks a question. A wrong answer is told what the
+misconception it behaves like says: its numbers are compared, at several points, with those of the seeded bug of
+verification/mutants that the misconception names, or of its planted solution.
 
     Gradient   gradients of a kernel, held against an oracle with random cotangents at several points
     Values     any numbers, held against the reference at several points
     Judged     anything else: a function gives the verdict, in one of the messages
 
+An answer is called through watch.py, which sees what it does to its arguments, and read by the rule of answers.py.
 Checked by  tests/test_course.py: every reference passes, every stub is "not implemented", every planted wrong
-            solution gets the message meant for it.
+            solution gets the message meant for it; tests/test_graders.py: mechanical edits of every worked solution
+            are refused, and other right solutions accepted.
 """
 
 from __future__ import annotations
 
+import tracemalloc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
+from inspect import unwrap
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -30,23 +34,37 @@ from ..by_hand.kernels import KERNELS
 from ..gradcheck import Report
 from ..gradcheck import check as check_gradient
 from ..gradcheck.oracles import spell
-from ..gradcheck.pair import leaves, relayout
-from ..gradcheck.point import same_bits
 from ..shapes import InputError
 from ..verification.mutants import mutant
-from ..verification.scenarios import Case, scenarios
-
-Trace = list[Any]
-"""What an answer does, point by point: its arrays, or the name of the exception it stopped with."""
+from ..verification.scenarios import Case, draw_case, scenarios
+from .answers import MISSING, NotIt, kind, misfit, read, whole
+from .watch import Stopped, Watch, same
 
 UNCLEAR = "What it is we cannot tell. Try the smallest case you can work out on paper, a 1 x 1 matrix, say."
+IN_PLACE = (
+    "It changes what it was given: an argument, or an array inside of one. Whoever called it still needs that. Which "
+    "of your lines writes into something that it did not make?"
+)
+MANNERS = "The numbers are right, but not the manners"
+NOT_TWICE = (
+    "Called twice with the same arguments it gives different numbers. What does it draw, or remember, that its "
+    "arguments do not say?"
+)
+NO_WHOLE_NUMBER = (
+    "The number is right, but its type is float, and a whole number is asked for: above 2^53 floats skip some. Which "
+    "of your operations makes a float of whole numbers?"
+)
+TOO_LARGE = (
+    "The number is right, but on the way to it an array is built that has as many numbers as dy. Which sum can be "
+    "taken first, so that what is left is small?"
+)
 
 
 class ExerciseError(AssertionError):
     """An answer that is not right yet; the message is for the student, and Jupyter shows nothing else."""
 
     def _render_traceback_(self) -> list[str]:
-        return [_wrapped(str(self))]
+        return [wrapped(str(self))]
 
 
 @dataclass(frozen=True)
@@ -62,36 +80,72 @@ class Misconception:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a grader says: ``says`` is "" for a right answer, ``remark`` is told in either case."""
+
+    says: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class Exercise(ABC):
-    """One exercise: ``check(notebook, name=answer)``."""
+    """One exercise: ``check(notebook, name=answer)``.
+
+    ``may_use``: functions of this package that an answer may call; any other one is the library's own solution.
+    """
 
     notebook: str
     name: str
     reference: Any
     misconceptions: tuple[Misconception, ...]
+    may_use: Collection[str] = field(default=(), kw_only=True)
 
     @abstractmethod
-    def judge(self, answer: Any) -> str:
-        """What is wrong with the answer, "" if nothing is."""
+    def judge(self, answer: Watch) -> str:
+        """What is wrong with the answer, "" if nothing is. Lets NotImplementedError through."""
 
     @property
     @abstractmethod
     def held(self) -> str:
         """What a right answer has stood up to."""
 
-    def verdict(self, answer: Any) -> str:
-        """The message for an answer, "" for a right one."""
+    def verdict(self, answer: Any, marks: bool = False) -> Verdict:
+        """The verdict on an answer. For ``marks`` the library's own solution is refused, else remarked upon."""
         if answer is ... or answer is None:
-            return "not implemented yet: nothing was handed in."
+            return Verdict("not implemented yet: nothing was handed in.")
         if not callable(answer):
-            return f"handed in was {_kind(answer)}, expected a function: write its name without brackets behind it."
+            return Verdict(
+                f"handed in was {kind(answer)}, expected a function: write its name without brackets behind it."
+            )
+        watch = Watch(answer, self.may_use)
         try:
-            return self.judge(answer)
+            says = self.judge(watch)
         except NotImplementedError:
-            return "not implemented yet. Put your solution in the place of `raise NotImplementedError()`."
+            return Verdict("not implemented yet. Put your solution in the place of `raise NotImplementedError()`.")
+        remark = f"\nYour function prints. From its first call: {_short(watch.printed)}" if watch.printed else ""
+        ours = sorted({_name_of(answer)} if _is_ours(answer) else watch.library)
+        if ours and not says:
+            if marks:
+                return Verdict(f"this is the library's own solution ({', '.join(ours)}). Your own lines are asked for.")
+            remark += (
+                f"\nIt is right because it is ours: {', '.join(ours)} of tlora_ref did the work. That is a fine thing "
+                "to compare with; what the exercise can teach you is in lines of your own."
+            )
+        return Verdict(says, remark)
 
 
 # --- answers that are functions of arrays ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an answer did at one point: the arrays that came back, if any, and what keeps them from being compared."""
+
+    arrays: list[Any] | None
+    problem: str = ""
+
+
+Trace = list[Seen]
 
 
 @dataclass(frozen=True)
@@ -99,65 +153,120 @@ class Traced(Exercise):
     """An exercise whose answers are recognised by what they do at several points."""
 
     @abstractmethod
-    def trace(self, answer: Any) -> Trace:
+    def trace(self, answer: Watch) -> Trace:
         """What the answer does at every point. Lets NotImplementedError through."""
 
+    @property
     @abstractmethod
-    def observe(self, answer: Any) -> str:
-        """What can be seen to be wrong with the answer, "" if nothing."""
+    def labels(self) -> list[str]:
+        """The names of the points."""
+
+    @abstractmethod
+    def wrong(self, answer: Watch, found: Trace) -> str:
+        """What is wrong with the numbers, where all of them can be compared; "" if nothing is."""
+
+    def manners(self, answer: Watch, found: Trace) -> str:
+        """What else is asked of an answer with the right numbers."""
+        if answer.changed:
+            return IN_PLACE
+        again = self.trace(answer)
+        return "" if all(same(a.arrays, b.arrays) for a, b in zip(found, again, strict=True)) else NOT_TWICE
 
     def trace_of(self, misconception: Misconception) -> Trace:
         """What an answer with this mistake does."""
-        return self.trace(misconception.planted)
+        return self.trace(Watch(misconception.planted))
 
-    def judge(self, answer: Any) -> str:
+    def judge(self, answer: Watch) -> str:
         found = self.trace(answer)
-        seen = self.observe(answer)
+        problem = self.problem(found)
+        seen = problem or self.wrong(answer, found)
         if not seen:
-            return ""
-        for misconception in self.misconceptions:
-            if _alike(found, self.trace_of(misconception)):
+            return self.manners(answer, found)
+        for i, misconception in enumerate(self.misconceptions):
+            if _alike(found, _remembered(self, i, lambda m=misconception: self.trace_of(m))):
                 return misconception.says
-        return f"{seen} {UNCLEAR}"
+        if problem:
+            return problem
+        if answer.changed:
+            return f"{MANNERS}. {IN_PLACE}" if seen.startswith(MANNERS) else f"{seen} {IN_PLACE}"
+        if seen.startswith(MANNERS):
+            return seen
+        shape = _shape_of(found, _remembered(self, -1, lambda: self.trace(Watch(self.reference))), self.labels)
+        return f"{seen} {shape or UNCLEAR}"
+
+    def problem(self, found: Trace) -> str:
+        """The first point at which there is nothing to compare, and why."""
+        for label, seen in zip(self.labels, found, strict=True):
+            if seen.problem:
+                return f"At the point '{label}': {seen.problem}"
+        return ""
+
+
+def _read(found: Any, like: Sequence[Any], keys: Sequence[str] = ()) -> Seen:
+    if isinstance(found, Stopped):
+        return Seen(None, f"it stopped with {found.says}")
+    try:
+        arrays = read(found, like, keys)
+    except NotIt as error:
+        return Seen(None, str(error))
+    problem = misfit(arrays, like, keys)
+    if not problem and not all(np.isfinite(a).all() for a in arrays):
+        problem = "The result holds numbers that are not finite."
+    return Seen(arrays, problem)
 
 
 @dataclass(frozen=True)
 class Values(Traced):
     """``answer(*arguments)`` is compared with the reference at every point of ``points``.
 
-    points   (label, arguments) pairs; rtol: how close, relative to the largest number of the result
+    points   (label, arguments) pairs
+    rtol     how close, relative to the largest number of the result; whole numbers must be equal
+    whole    whether the results are whole numbers
+    watched  (answer) -> message, for what numbers do not show; asked last
     """
 
     points: Callable[[], Sequence[tuple[str, tuple[Any, ...]]]]
     rtol: float = 1e-9
+    whole: bool = False
+    watched: Callable[[Watch], str] | None = None
 
     @property
     def held(self) -> str:
-        return f"the same numbers as ours at {_listed([label for label, _ in self.points()])}"
+        return f"the same numbers as ours at {_listed(self.labels)}"
 
-    def trace(self, answer: Any) -> Trace:
-        return [_call(answer, arguments) for _, arguments in self.points()]
+    @property
+    def labels(self) -> list[str]:
+        return [label for label, _ in self.points()]
 
-    def observe(self, answer: Any) -> str:
-        for label, arguments in self.points():
-            mine = relayout(list(arguments), "K")
-            found, right = _call(answer, mine), _call(self.reference, arguments)
-            if isinstance(found, str):
-                return f"At the point '{label}' it stopped with {found}."
-            if not found:
-                return f"At the point '{label}' it returned no number: is there a `return`?"
-            shapes, expected = [np.shape(a) for a in found], [np.shape(a) for a in right]
-            if shapes != expected:
-                return f"At the point '{label}' the result has shape {_shapes(shapes)}, expected {_shapes(expected)}."
-            if not all(map(same_bits, leaves(mine), leaves(list(arguments)))):
-                return "It changes its arguments in place: whoever called it still needs them."
-            if not _close(found, right, self.rtol):
+    def right(self) -> list[list[Any]]:
+        """What the reference gives at every point."""
+        found = [self.reference(*arguments) for _, arguments in self.points()]
+        return [list(f) if isinstance(f, (tuple, list)) else [f] for f in found]
+
+    def trace(self, answer: Watch) -> Trace:
+        return [
+            _read(answer.fresh(*arguments), like)
+            for (_, arguments), like in zip(self.points(), self.right(), strict=True)
+        ]
+
+    def wrong(self, answer: Watch, found: Trace) -> str:
+        for label, seen, right in zip(self.labels, found, self.right(), strict=True):
+            if not _close(seen.arrays or [], right, 0.0 if self.whole else self.rtol):
                 return f"At the point '{label}' the numbers are others than ours."
         return ""
+
+    def manners(self, answer: Watch, found: Trace) -> str:
+        if self.whole and not all(whole(array) for seen in found for array in seen.arrays or []):
+            return NO_WHOLE_NUMBER
+        return super().manners(answer, found) or (self.watched(answer) if self.watched else "")
 
 
 LAYER_POINTS = ("different sizes", "square", "rank 1", "one row", "Fortran order", "initial point")
 """The scenarios an adapted layer is checked at, of those in verification/scenarios.py."""
+
+WIDE = {"I": 8, "O": 512, "R": 2, "S": 2}
+"""The sizes at which allocations are looked at, with 512 rows: dy is far larger than all that may be built,
+the buffers of einsum (a quarter of a mebibyte) included."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +277,7 @@ class Gradient(Traced):
     takes    its arguments in order: "dout", names of the kernel's arguments, or of ``derived``
     derived  name -> function of the kernel's arguments, for what a student is handed ready-made
     optional whether optional arguments (bias, dropout) are given at all points but "nothing optional"
+    frugal   whether nothing of the size of dy may be built on the way
     """
 
     op: str
@@ -176,60 +286,99 @@ class Gradient(Traced):
     derived: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
     optional: bool = False
     at: tuple[str, ...] = LAYER_POINTS
+    frugal: bool = False
 
     @property
     def held(self) -> str:
-        return f"held against the complex step with random cotangents at {_listed([label for label, _ in self.cases])}"
+        least = " and builds nothing of the size of dy" if self.frugal else ""
+        return f"held against the complex step with random cotangents at {_listed(self.labels)}{least}"
+
+    @property
+    def labels(self) -> list[str]:
+        return [label for label, _ in self.cases]
 
     @property
     def cases(self) -> tuple[tuple[str, Case], ...]:
         """The points, and one with alpha < 0 where the kernel has an alpha."""
         return _cases(self.op, self.at, self.optional)
 
-    def trace(self, answer: Any) -> Trace:
-        return [self._entry(_call(self.backward(answer), (c.cotangent(), c.args), whole=True)) for _, c in self.cases]
+    @property
+    def asked_keys(self) -> tuple[str, ...]:
+        """The keys of the dictionary that an answer returns; none where it returns the one gradient itself."""
+        return self.keys if len(self.keys) > 1 else ()
+
+    def arguments(self, dout: Any, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What the answer is called with."""
+        known = {"dout": dout, **inputs, **{name: make(inputs) for name, make in self.derived.items()}}
+        return tuple(known[name] for name in self.takes)
+
+    def trace(self, answer: Watch) -> Trace:
+        return [
+            _read(answer.fresh(*self.arguments(c.cotangent(), c.args)), self._like(c), self.asked_keys)
+            for _, c in self.cases
+        ]
+
+    def _like(self, case: Case) -> list[Any]:
+        return [case.differentiable[key] for key in self.keys]
 
     def trace_of(self, misconception: Misconception) -> Trace:
         if not misconception.mutant:
             return super().trace_of(misconception)
         fwd, bwd = mutant(misconception.mutant).pair()
-        return [
-            self._entry(_call(lambda c: bwd(c.cotangent(), fwd(**c.args)[1]), (case,), whole=True))
-            for _, case in self.cases
-        ]
+        found = []
+        for _, case in self.cases:
+            grads = Watch(lambda c=case: bwd(c.cotangent(), fwd(**c.args)[1]))()
+            ours = grads if isinstance(grads, Stopped) else {key: grads[key] for key in self.keys}
+            found.append(_read(ours, self._like(case), self.keys))
+        return found
 
-    def _entry(self, found: Any) -> Any:
-        """The gradients asked for, in order; a text where there are none."""
-        if isinstance(found, str) or not isinstance(found, Mapping) or not all(key in found for key in self.keys):
-            return found if isinstance(found, str) else "no dictionary of gradients"
-        try:
-            arrays = [np.asarray(found[key]) for key in self.keys]
-        except ValueError:
-            return "rows of different lengths"
-        return arrays if all(array.dtype.kind in "iufc" for array in arrays) else "no numbers"
+    def wrong(self, answer: Watch, found: Trace) -> str:
+        return next((_observation(label, report) for label, report in self.reports(answer) if not report.ok), "")
 
-    def backward(self, answer: Any) -> Callable[..., Any]:
-        """The answer as ``vjp(dout, inputs)`` of the kernel."""
+    def reports(self, answer: Watch) -> Iterator[tuple[str, Report]]:
+        """What the checker of gradients finds at every point."""
 
         def vjp(dout: Any, inputs: Mapping[str, Any]) -> Any:
-            known = {"dout": dout, **inputs, **{name: make(inputs) for name, make in self.derived.items()}}
-            found = answer(*(known[name] for name in self.takes))
-            return {self.keys[0]: found} if len(self.keys) == 1 and not isinstance(found, Mapping) else found
+            found = answer(*self.arguments(dout, inputs))
+            if isinstance(found, Stopped):
+                raise RuntimeError(found.says)
+            return found if self.asked_keys else {self.keys[0]: found}
 
-        return vjp
-
-    def observe(self, answer: Any) -> str:
-        vjp = self.backward(answer)
         for seed, (label, case) in enumerate(self.cases):
             given = {name: value for name, value in case.args.items() if value is not None}
             fixed = {name: None for name in case.args if name not in given}
             wrt = [key for key in self.keys if case.differentiable.get(key) is not None]
-            report = check_gradient(
-                KERNELS[self.op].fwd, lambda dout, **inputs: vjp(dout, inputs), {**given, **fixed}, wrt=wrt, seed=seed
+            yield (
+                label,
+                check_gradient(
+                    KERNELS[self.op].fwd,
+                    lambda dout, **inputs: vjp(dout, inputs),
+                    {**given, **fixed},
+                    wrt=wrt,
+                    seed=seed,
+                    points=("given",),
+                ),
             )
-            if not report.ok:
-                return _observation(label, report)
-        return ""
+
+    def manners(self, answer: Watch, found: Trace) -> str:
+        return super().manners(answer, found) or (self._allocates(answer) if self.frugal else "")
+
+    def _allocates(self, answer: Watch) -> str:
+        """TOO_LARGE if the answer builds anything like as large as dy."""
+        case = draw_case(KERNELS[self.op], 0, (512,), WIDE, generic=True)
+        nothing = {arg.name: None for arg in KERNELS[self.op].args if arg.optional}
+        arguments = self.arguments(case.cotangent(), {**case.args, **nothing})
+        before = tracemalloc.is_tracing()
+        tracemalloc.start()
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        try:
+            answer.answer(*arguments)  # not through the watch, which copies
+            peak = tracemalloc.get_traced_memory()[1] - held
+        finally:
+            if not before:
+                tracemalloc.stop()
+        return TOO_LARGE if peak > case.cotangent().nbytes / 2 else ""
 
 
 def _observation(label: str, report: Report) -> str:
@@ -239,7 +388,7 @@ def _observation(label: str, report: Report) -> str:
     if wrong:
         return f"At the point '{label}' d{wrong[0].array.partition('_')[0]} is not right: {wrong[0].detail}."
     notes = [f"{p.name}: {p.note}" for p in report.protocol if not p.ok]
-    return f"The numbers are right, but not the manners ({'; '.join(notes).replace('vjp', 'your function')})."
+    return f"{MANNERS} ({'; '.join(notes).replace('vjp', 'your function')})."
 
 
 @cache
@@ -259,22 +408,37 @@ def _cases(op: str, at: tuple[str, ...], optional: bool) -> tuple[tuple[str, Cas
 
 @dataclass(frozen=True)
 class Judged(Exercise):
-    """``rule(answer)`` is the message, "" for a right answer."""
+    """``rule(answer)`` is the message, "" for a right answer; ``writes`` that for one which changes an argument."""
 
     rule: Callable[[Any], str]
     passes: str  # what a right answer has stood up to
+    writes: str = IN_PLACE
 
     @property
     def held(self) -> str:
         return self.passes
 
-    def judge(self, answer: Any) -> str:
+    def judge(self, answer: Watch) -> str:
+        def asked(*arguments: Any) -> Any:
+            found = answer(*arguments)
+            if isinstance(found, Stopped):
+                raise NotIt(f"It stopped with {found.says}")
+            if found is None:
+                raise NotIt(MISSING)
+            if found is ...:
+                raise NotImplementedError
+            if answer.changed:
+                raise NotIt(self.writes)
+            return found
+
         try:
-            return self.rule(answer)
+            return self.rule(asked)
+        except NotIt as error:
+            return str(error)
         except NotImplementedError:
             raise
-        except Exception as error:
-            return f"It stopped with {spell(error)}."
+        except Exception as error:  # a rule reads what a stranger's function gave
+            return f"What it returned cannot be read: {spell(error)}."
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -292,39 +456,47 @@ def exercises(notebook: str) -> dict[str, Exercise]:
     return {e.name: e for e in import_module(f".nb{notebook}", __package__).EXERCISES}
 
 
+def chosen(notebook: str, names: Collection[str]) -> dict[str, Exercise]:
+    """The exercises of these names. Raises InputError for none, and for one that does not exist."""
+    known = exercises(notebook)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        given = f"has no exercise {unknown[0]!r}" if unknown else "needs an answer, as in NAME=my_function"
+        raise InputError(f"notebook {notebook} {given}; its exercises are {', '.join(known)}")
+    return {name: known[name] for name in names}
+
+
 def check(notebook: str, **answers: Any) -> None:
     """Grade answers: ``check("02", dB=my_dB)``. Prints what is right; raises ExerciseError with a message for what
     is not, and InputError for an exercise that does not exist."""
-    known = exercises(notebook)
-    unknown = [name for name in answers if name not in known]
-    if unknown or not answers:
-        given = f"has no exercise {unknown[0]!r}" if unknown else "needs an answer, as in NAME=my_function"
-        raise InputError(f"notebook {notebook} {given}; its exercises are {', '.join(known)}")
+    grade(notebook, answers, marks=False)
+
+
+def grade(notebook: str, answers: Mapping[str, Any], marks: bool) -> None:
+    """What ``check`` does; for ``marks`` the library's own solutions are no answers."""
     failed = []
-    for name, answer in answers.items():
-        message = known[name].verdict(answer)
-        if message:
-            failed.append(f"{notebook} {name}: {message}")
+    for name, exercise in chosen(notebook, answers).items():
+        verdict = exercise.verdict(answers[name], marks)
+        if verdict.says:
+            failed.append(f"{notebook} {name}: {verdict.says}{verdict.remark}")
         else:
-            held = known[name].held
-            print(_wrapped(f"{notebook} {name}: right. {held[0].upper()}{held[1:]}."))
+            held = f"{exercise.held[0].upper()}{exercise.held[1:]}"
+            print(wrapped(f"{notebook} {name}: right. {held}.{verdict.remark}"))
     if failed:
         raise ExerciseError("\n".join(failed))
 
 
 # --- comparing what answers do --------------------------------------------------------------------
 
+_PLANTED: dict[tuple[str, str, int], Trace] = {}
 
-def _call(function: Callable[..., Any], arguments: Sequence[Any], whole: bool = False) -> Any:
-    """The arrays that come back (``whole``: what comes back as it is), or the exception as text."""
-    try:
-        with np.errstate(all="ignore"):
-            found = function(*relayout(list(arguments), "K"))
-    except NotImplementedError:
-        raise
-    except Exception as error:
-        return spell(error)
-    return found if whole else leaves(found)
+
+def _remembered(exercise: Exercise, index: int, make: Callable[[], Trace]) -> Trace:
+    """What a planted solution does is the same every time; -1 is the reference."""
+    key = exercise.notebook, exercise.name, index
+    if key not in _PLANTED:
+        _PLANTED[key] = make()
+    return _PLANTED[key]
 
 
 def _close(found: Sequence[Any], right: Sequence[Any], rtol: float) -> bool:
@@ -333,32 +505,70 @@ def _close(found: Sequence[Any], right: Sequence[Any], rtol: float) -> bool:
         return False
     for a, b in zip(found, right, strict=True):
         size = float(np.max(np.abs(b), initial=0.0))
-        if not np.all(np.abs(a - b) <= rtol * size):
+        if not np.all(np.abs(np.subtract(a, b, dtype=float)) <= rtol * size):
             return False
     return True
 
 
 def _alike(found: Trace, other: Trace) -> bool:
-    """The same at every point: stopped at the same ones, and gave the same numbers at the others, if any."""
-    if all(isinstance(entry, str) for entry in found):
-        return False
-    return all(
-        isinstance(a, str) and isinstance(b, str) if isinstance(a, str) or isinstance(b, str) else _close(a, b, 1e-7)
+    """The same at every point: numbers at the same ones, if any, and the same numbers there."""
+    return any(seen.arrays is not None for seen in found) and all(
+        a.arrays is None and b.arrays is None
+        if a.arrays is None or b.arrays is None
+        else _close(a.arrays, b.arrays, 1e-7)
         for a, b in zip(found, other, strict=True)
     )
 
 
-def _wrapped(text: str) -> str:
+def _shape_of(found: Trace, right: Trace, labels: Sequence[str]) -> str:
+    """How the numbers are related to the right ones, where that can be said; "" where it cannot."""
+    pairs = [(s.arrays or [], r.arrays or []) for s, r in zip(found, right, strict=True)]
+    fits = [_close(a, b, 1e-7) for a, b in pairs]
+    if all(fits):
+        return "They are ours to seven digits, and no further: which of your steps loses the others?"
+    if any(fits):
+        bad = [label for label, fit in zip(labels, fits, strict=True) if not fit]
+        return f"At {sum(fits)} of {len(fits)} points they are right; what is special about {_quoted(bad)}?"
+    factors = [_factor(a, b) for a, b in pairs]
+    if factors[0] and all(f is not None and np.isclose(f, factors[0], rtol=1e-7) for f in factors):
+        return f"Everywhere they are the right ones times {factors[0]:.4g}: where might such a factor come from?"
+    if all(f is not None for f in factors) and all(sum(map(np.size, b)) > 1 for _, b in pairs):
+        return "At every point they are the right ones times one factor, but not always the same factor."
+    return ""
+
+
+def _factor(found: Sequence[Any], right: Sequence[Any]) -> float | None:
+    """The one number by which ``right`` becomes ``found``; None where there is none."""
+    a, b = (np.concatenate([np.ravel(x).astype(float) for x in side]) for side in (found, right))
+    if not b.any():
+        return None
+    factor = float(a @ b / (b @ b))
+    return factor if np.allclose(a, factor * b, rtol=1e-7, atol=1e-9 * np.abs(b).max()) else None
+
+
+def _is_ours(answer: Any) -> bool:
+    """Whether the answer is a function of this package, wrapped or not."""
+    inner = unwrap(getattr(answer, "func", answer))
+    return (getattr(inner, "__module__", "") or "").partition(".")[0] == __package__.partition(".")[0]
+
+
+def _name_of(answer: Any) -> str:
+    return getattr(unwrap(getattr(answer, "func", answer)), "__name__", type(answer).__name__)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+def wrapped(text: str) -> str:
+    """Lines as long as a cell's output is wide."""
     return "\n".join(fill(line, 88) for line in text.split("\n"))
-
-
-def _kind(answer: Any) -> str:
-    return f"an array of shape {answer.shape}" if isinstance(answer, np.ndarray) else f"a {type(answer).__name__}"
-
-
-def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
-    return " and ".join(map(str, shapes))
 
 
 def _listed(labels: Sequence[str]) -> str:
     return f"{len(labels)} points ({', '.join(labels)})"
+
+
+def _quoted(labels: Sequence[str]) -> str:
+    return " and ".join(f"'{label}'" for label in labels)

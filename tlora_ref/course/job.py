@@ -3,20 +3,23 @@
     python -m tlora_ref course --out DIR
     python -m tlora_ref course --out DIR --instructor
 
-DIR is a new or empty folder, and it is written whole or not at all. --instructor adds DIR/instructor, which holds the
-solved notebooks in nbgrader's layout (source/tlora; run nbgrader in DIR/instructor) and a teaching note for each.
+DIR is a new or empty folder, written whole or not at all. --instructor adds DIR/instructor with the solved
+notebooks in nbgrader's layout, for marks (source/tlora; run nbgrader in DIR/instructor), and a teaching note per
+notebook: what its graders say, and what they were tried on.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ..files import write_folder
 from ..shapes import InputError
 from . import exercises, notebooks
-from .edition import requirements, student_edition
+from .edition import instructor_edition, requirements, student_edition
+from .mutation import stored
 
 CHECKOUT = Path(__file__).parents[2] / "tutorials"
 INSTALLED = Path(__file__).parent / "tutorials"
@@ -43,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"{count} notebooks with {graded} exercises: {args.out}")
     if args.instructor:
         print(f"solved, for nbgrader, and teaching notes: {Path(args.out) / 'instructor'}")
-    print(f"start: pip install -r {Path(args.out) / 'requirements.txt'} && jupyter lab {args.out}")
+    # a fresh environment lacks this package as well as what it needs, and the notebooks need both
+    here = solved()[0].parent == CHECKOUT
+    package = "-e " + quote(f"{CHECKOUT.parent}[tutorials]") if here else "'tlora_ref[tutorials]'"
+    print(f"start: python -m pip install {package} && python -m jupyter lab {quote(args.out)}")
     return 0
 
 
@@ -57,8 +63,11 @@ def student_files() -> dict[str, str]:
 
 def instructor_files() -> dict[str, str]:
     """The instructor's part by file name."""
-    files = {f"instructor/source/tlora/{path.name}": path.read_text(encoding="utf-8") for path in solved()}
+    import nbformat
+
+    files = {}
     for path in solved():
+        files[f"instructor/source/tlora/{path.name}"] = nbformat.writes(instructor_edition(_read(path))) + "\n"
         files[f"instructor/notes/{path.stem}.md"] = teaching_note(path)
     return {**files, "instructor/nbgrader_config.py": CONFIG, "instructor/requirements.txt": requirements()}
 
@@ -80,7 +89,31 @@ def teaching_note(path: Path) -> str:
         for exercise in exercises(path.name[:2]).values():
             lines += ["", f"**{exercise.name}**", ""]
             lines += [f"- {misconception.says}" for misconception in exercise.misconceptions]
+        lines += ["", *_tried(path.name[:2])]
     return "\n".join(lines) + "\n"
+
+
+def _tried(number: str) -> list[str]:
+    """What the graders of a notebook were tried on, and how many of it they refused."""
+    lines = [
+        "## How the graders were tried",
+        "",
+        "Mechanical edits of each worked solution (signs, factors, transposes, dropped terms, axes, counts off by one, "
+        "arguments changed in place, a seed left out), handed in as answers. An exercise with few edits has a short "
+        "solution. All were refused but those that change nothing that is asked for.",
+        "",
+        "| exercise | refused | equivalent |",
+        "|---|---|---|",
+    ]
+    tried = {name: found for name, found in stored().items() if name.startswith(f"{number} ")}
+    for name, found in tried.items():
+        lines.append(f"| {name[3:]} | {found['refused']} | {sum(map(len, found['equivalent'].values()))} |")
+    for name, found in tried.items():
+        if found["equivalent"]:
+            lines += ["", f"**{name[3:]}**, equivalent", ""]
+        for reason, edits in found["equivalent"].items():
+            lines.append(f"- {reason}: {'; '.join(f'`{edit}`' for edit in edits)}")
+    return lines
 
 
 def _read(path: Path) -> Any:

@@ -16,13 +16,17 @@ Array = np.ndarray
 # --- rank: how many singular values hold a share of dW? -------------------------------------------
 
 
+ROUNDING = 1e-9
+"""A share that is missing by no more counts as reached, says the exercise: the last sum of shares is 1 but for it."""
+
+
 def _rank(dW_IO: Array, share: float) -> int:
-    return next(k for k in range(1, min(dW_IO.shape) + 1) if best_share(dW_IO, k) >= share)
+    return 1 + _reached(singular_values(dW_IO) ** 2, share)
 
 
-def _reached(held_K: Array, share: float) -> int:
+def _reached(held_K: Array, share: float, short: float = ROUNDING) -> int:
     """The first place at which the running share is large enough, counted from zero."""
-    return int(np.argmax(np.cumsum(held_K) / held_K.sum() >= share))
+    return int(np.argmax(np.cumsum(held_K) / held_K.sum() >= share - short))
 
 
 def _spectra() -> list[tuple[str, tuple[Any, ...]]]:
@@ -37,6 +41,9 @@ def _spectra() -> list[tuple[str, tuple[Any, ...]]]:
         ("turned, 70 %", (slow.T.copy(), 0.7)),
         ("a slow decay, 10 %", (slow, 0.1)),
         ("noise, 90 %", (rng.standard_normal((12, 20)), 0.9)),
+        ("four equal ones, exactly half", (np.eye(4), 0.5)),
+        ("rank 2, all of it", (rng.standard_normal((6, 2)) @ rng.standard_normal((2, 5)), 1.0)),
+        *((f"noise {i}, all of it", (rng.standard_normal((40, 25)), 1.0)) for i in range(1, 7)),
     ]
 
 
@@ -73,8 +80,19 @@ RANK = Values(
             "You compare norms where squared norms are asked for. Which power of a norm has shares that add to one?",
             lambda dW, share: 1 + _reached(singular_values(dW) ** 2, share**2),
         ),
+        Misconception(
+            "A share that is just reached does not count in your answer. What does 'at least' say about equality?",
+            lambda dW, share: 1 + _reached(singular_values(dW) ** 2, share, short=-ROUNDING),
+        ),
+        Misconception(
+            "At a share of 1 rounding decides in your answer: the last sum may be one part in 10^16 below it. How much "
+            "may be missing, says the exercise?",
+            lambda dW, share: 1 + _reached(singular_values(dW) ** 2, share, short=0.0),
+        ),
     ),
     points=_spectra,
+    whole=True,
+    may_use=("singular_values",),
 )
 
 # --- captured: the share of dW in the subspace that A and C fix -----------------------------------

@@ -10,7 +10,9 @@ from ..by_hand import tlora_linear_bwd, tlora_linear_fwd
 from ..by_hand.kernels import KERNELS
 from ..shapes import ShapeError, bind
 from ..verification.scenarios import scenarios
+from .answers import numbers
 from .grader import Judged, Misconception, Values
+from .watch import same
 
 Array = np.ndarray
 
@@ -63,7 +65,7 @@ FORWARD = Values(
 
 # --- start: draws of A, B, C and alpha ------------------------------------------------------------
 
-SIZES = ((6, 2, 4, 0), (3, 3, 3, 1), (5, 1, 7, 2))  # I, R, O, seed
+SIZES = ((6, 2, 4, 0), (3, 3, 3, 1), (5, 1, 7, 2), (9, 3, 8, 3))  # I, R, O, seed
 
 NOT_THE_SAME = (
     "With your draw the layer is no longer the one that was pretrained: y changes before any training. "
@@ -86,6 +88,14 @@ NOT_RANDOM = (
     "What in your code depends on the seed?"
 )
 WRONG_ALPHA = "The paper starts at the one value of alpha at which W0 + alpha A B C is W0 + A B C. Which one is it?"
+UNSEEDED = (
+    "Called twice with the same seed, you draw different numbers. Nobody could repeat your run: which of your draws "
+    "does not come from the seed?"
+)
+ONE_STREAM = (
+    "Your C is made of the same random numbers as your A. Two draws from one seed, each begun anew, are one draw: "
+    "how many generators do you need?"
+)
 SAME_RANDOM = (
     "Every column of your A, or every row of your C, is a multiple of the first one: its rank is one, so B's R x R "
     "numbers do no more than a single one could. How many numbers did you draw?"
@@ -100,9 +110,9 @@ def _start(I: int, R: int, O: int, seed: int) -> tuple[Array, Array, Array, floa
 def _judge_start(answer: Any) -> str:
     for I, R, O, seed in SIZES:
         found = answer(I, R, O, seed)
-        if not isinstance(found, tuple) or len(found) != 4:
+        if not isinstance(found, (tuple, list)) or len(found) != 4:
             return "Four things are asked for, in this order: A_IR, B_RR, C_RO, alpha."
-        A_IR, B_RR, C_RO, alpha = found
+        A_IR, B_RR, C_RO, alpha = map(numbers, found)
         try:
             bind("your start", A_IR=A_IR, B_RR=B_RR, C_RO=C_RO)
         except ShapeError as error:
@@ -124,9 +134,22 @@ def _judge_start(answer: Any) -> str:
         other = answer(I, R, O, seed + 1)
         if np.array_equal(other[0], A_IR) or np.array_equal(other[2], C_RO):
             return NOT_RANDOM
+        if not same((A_IR, C_RO), tuple(map(numbers, answer(I, R, O, seed)))[::2]):
+            return UNSEEDED
+        if _one_stream(A_IR, C_RO):
+            return ONE_STREAM
         if np.linalg.matrix_rank(A_IR) < min(I, R) or np.linalg.matrix_rank(C_RO) < min(R, O):
             return SAME_RANDOM
     return ""
+
+
+def _one_stream(A_IR: Array, C_RO: Array) -> bool:
+    """Whether one is made of the other's numbers, in any order of the axes and at any scale."""
+    for A, C in ((A_IR, C_RO), (A_IR.T, C_RO), (A_IR, C_RO.T), (A_IR.T, C_RO.T)):
+        n = min(A.size, C.size)
+        if n > 3 and abs(np.corrcoef(A.ravel()[:n], C.ravel()[:n])[0, 1]) > 1 - 1e-9:
+            return True
+    return False
 
 
 def _ranks_of_one(I: int, R: int, O: int, seed: int) -> tuple[Array, Array, Array, float]:
@@ -157,9 +180,19 @@ START = Judged(
         Misconception(WRONG_ALPHA, _with(alpha=lambda alpha: 0.5)),
         Misconception(NOT_RANDOM, lambda I, R, O, seed: _start(I, R, O, 0)),
         Misconception(SAME_RANDOM, _ranks_of_one),
+        Misconception(UNSEEDED, _with(A=lambda A: np.random.default_rng().standard_normal(A.shape))),
+        Misconception(
+            ONE_STREAM,
+            lambda I, R, O, seed: (
+                np.random.default_rng(seed).standard_normal((I, R)),
+                np.zeros((R, R)),
+                np.random.default_rng(seed).standard_normal((R, O)),
+                1.0,
+            ),
+        ),
     ),
     rule=_judge_start,
-    passes=f"the pretrained layer to the last bit, and B can move, at {len(SIZES)} sizes and two seeds each",
+    passes=f"the pretrained layer to the last bit, B can move, and A and C are apart, at {len(SIZES)} sizes and seeds",
 )
 
 # --- cost: multiply-adds of x A B C, from left to right -------------------------------------------
@@ -201,6 +234,7 @@ COST = Values(
         ("a square one", (3, 3, 3, 3)),
         ("RoBERTa-large", (512, 1024, 32, 1024)),
     ],
+    whole=True,
 )
 
 EXERCISES = (FORWARD, START, COST)

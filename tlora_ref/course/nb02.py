@@ -104,6 +104,7 @@ DALPHA = Gradient(
     keys=("alpha",),
     takes=("dout", "u_NR", "B_RS", "C_SO"),
     derived=U,
+    frugal=True,
 )
 
 # --- dx = dy W0^T + alpha (dy C^T) B^T A^T --------------------------------------------------------

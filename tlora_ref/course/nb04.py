@@ -13,12 +13,17 @@ from ..gradcheck import check
 from ..shapes import InputError
 from ..verification.mutants import BUGS, Mutant, holds, mutant
 from ..verification.scenarios import draw_case
+from .answers import NotIt, numbers
 from .grader import Judged, Misconception
+from .watch import same
 
 Array = np.ndarray
 
 LAYER = KERNELS["tlora_linear"]
 LAYER_BUGS = tuple(m for m in BUGS if m.op == LAYER.name)
+
+CHECKER = ("check", "mutant", "pair", "scenarios", "draw_case", "ok", "wrt")
+"""What an answer may use: to ask the checker is as good as to predict what it says."""
 
 # --- hidden(): which of twelve bugs cannot be seen at B = 0, alpha = 1? ---------------------------
 
@@ -49,7 +54,7 @@ def start_point(seed: int = 0) -> dict[str, Any]:
 def seen(bug: str | Mutant, inputs: Mapping[str, Any], seed: int = 0) -> bool:
     """Does gradcheck.check reject the mutant at this point?"""
     fwd, bwd = (mutant(bug) if isinstance(bug, str) else bug).pair()
-    return not check(fwd, bwd, inputs, wrt=LAYER.wrt, seed=seed).ok
+    return not check(fwd, bwd, inputs, wrt=LAYER.wrt, seed=seed, points=("given",)).ok
 
 
 @cache
@@ -75,10 +80,7 @@ EMPTY = "You named none. What is -0, and what is 1 * 1?"
 
 
 def _judge_hidden(answer: Any) -> str:
-    named = answer()
-    if named is None or named is ...:
-        raise NotImplementedError
-    named = set(named)
+    named = set(answer())
     if not named <= set(ASKED):
         return NOT_NAMES
     if not named:
@@ -120,6 +122,7 @@ HIDDEN = Judged(
     ),
     rule=_judge_hidden,
     passes="the same as a checker finds at B = 0, alpha = 1",
+    may_use=CHECKER,
 )
 
 # --- points(): inputs that together show every bug of the layer -----------------------------------
@@ -129,6 +132,11 @@ AT_MOST = 3
 NO_POINTS = "You returned no list of dictionaries. What are the names of the arguments that a point has to give?"
 TOO_MANY = f"That is more than {AT_MOST} points. Which two of yours could be one?"
 UNUSABLE = "At one of your points the forward cannot run: {error}. What do the letters in the names say?"
+NOT_RIGHT = (
+    "At one of your points a checker rejects the right gradient too, so a bug that is rejected there proves nothing. "
+    "What is out of the ordinary about that point?"
+)
+NOT_FLOAT64 = "At one of your points {name} is {dtype}. How many digits does float64 have, and how many are left here?"
 NO_SINGLE = (
     "Every condition holds somewhere, but a bug needs two of them at one point, and it never gets both. "
     "Which of your points is special in two ways at once?"
@@ -147,18 +155,21 @@ ASKS = {
 
 def _judge_points(answer: Any) -> str:
     points = answer()
-    if points is None or points is ...:
-        raise NotImplementedError
     points = list(points) if isinstance(points, (list, tuple)) else []
     if not points or not all(isinstance(point, dict) for point in points):
         return NO_POINTS
     if len(points) > AT_MOST:
         return TOO_MANY
     for point in points:
+        other = [name for name, array in point.items() if array is not None and np.asarray(array).dtype != np.float64]
+        if other:
+            return NOT_FLOAT64.format(name=other[0], dtype=np.asarray(point[other[0]]).dtype)
         try:
-            check(LAYER.fwd, LAYER.bwd, point, wrt=LAYER.wrt)
+            report = check(LAYER.fwd, LAYER.bwd, point, wrt=LAYER.wrt)
         except (InputError, TypeError) as error:
             return UNUSABLE.format(error=" ".join(str(error).split()))
+        if not report.ok:
+            return NOT_RIGHT
     left = [bug for bug in LAYER_BUGS if not any(seen(bug, point) for point in points)]
     for condition, message in ASKS.items():
         if any(condition in bug.visible and not any(holds(condition, p) for p in points) for bug in left):
@@ -190,11 +201,17 @@ POINTS = Judged(
         Misconception(ASKS["R or S > 1"], lambda: [point(R=1, S=1)]),
         Misconception(ASKS["R or S = 1"], lambda: [point()]),
         Misconception(NO_SINGLE, lambda: [point(B=0.0), point(N=1, alpha=1.0, drop=0.0), point(R=1, alpha=0.0)]),
+        Misconception(NOT_RIGHT, lambda: [point(), point(R=0)]),
+        Misconception(
+            NOT_FLOAT64.format(name="x_NI", dtype="float32"),
+            lambda: [point(), {**point(R=1), "x_NI": point()["x_NI"].astype(np.float32)}],
+        ),
         Misconception(NO_POINTS, lambda: point()),
         Misconception(TOO_MANY, lambda: [point(R=1 + i) for i in range(4)]),
     ),
     rule=_judge_points,
     passes=f"all {len(LAYER_BUGS)} bugs of the layer are found at one of your points at least",
+    may_use=CHECKER,
 )
 
 # --- cotangent(shape, rng): what to multiply an output with ---------------------------------------
@@ -207,6 +224,13 @@ NORM_BUGS = tuple(
 
 COTANGENT_SHAPE = "Your cotangent has shape {found} for an output of shape {shape}. How many numbers weigh an output?"
 ZEROS = "Your cotangent is zero: every gradient is zero then, right or wrong. What question does that ask?"
+SOME_ZEROS = (
+    "Some entries of your cotangent are zero: nobody asks about those outputs. What could be wrong with them unseen?"
+)
+TINY = (
+    "The entries of your cotangent are far from one in size, and so is every error that it shows. What is a tolerance "
+    "worth then?"
+)
 ALL_EQUAL = (
     "All entries of your cotangent are equal. The entries of a LayerNorm row sum to zero when gamma = 1: what is the "
     "gradient of their sum?"
@@ -218,22 +242,58 @@ BY_ROW = (
 BY_COLUMN = (
     "All rows of your cotangent are the same. How would a mean over all rows, in place of one a row, show itself?"
 )
+PRODUCT = (
+    "Your cotangent is a product of a row and a column: a few random numbers used again and again. A backward that "
+    "mixes up rows could be right for it: how many numbers did you draw?"
+)
+FEW_VALUES = (
+    "Your cotangent takes very few different values. Two outputs with the same weight can be exchanged, and who would "
+    "know?"
+)
 SCALAR_ONE = "The cotangent of a scalar is 1 in your hands. Which bug could a loss's backward have that 1 hides?"
 FIXED = "Your cotangent is the same for every rng. Why may the next bug be one that this very question hides?"
+NOT_FROM_RNG = (
+    "With an rng of the same seed your cotangent is another one each time. Who could repeat a check that failed? Where "
+    "do your numbers come from?"
+)
 STILL_HIDDEN = "A bug of LayerNorm is still hidden from your cotangent. What do its entries have in common?"
 
 
 def _judge_cotangent(answer: Any) -> str:
+    def ask(shape: tuple[int, ...], seed: int) -> Array:
+        found = numbers(answer(shape, np.random.default_rng(seed)))
+        if found.shape != shape:
+            raise NotIt(COTANGENT_SHAPE.format(found=found.shape, shape=shape))
+        return found.astype(float)
+
+    scalars = [ask((), seed) for seed in range(8)]
+    dy_ND = ask((5, 6), 0)
+    message = SOME_ZEROS if dy_ND.any() and not dy_ND.all() else _weak(dy_ND)
+    if message:
+        return message
+    if any(scalar == 1 for scalar in scalars):
+        return SCALAR_ONE
+    for shape, found in (((5, 6), dy_ND), ((), scalars[0]), ((7,), ask((7,), 0)), ((2, 3, 4), ask((2, 3, 4), 0))):
+        if not same(found, ask(shape, 0)):
+            return NOT_FROM_RNG
+        if same(found, ask(shape, 1)):
+            return FIXED
+        if not found.all():
+            return SOME_ZEROS
+        if np.abs(found).max() < 1e-3 or np.abs(found).max() > 1e3:
+            return TINY
+        if any(n > 1 and np.ptp(found, axis=axis).min() == 0 for axis, n in enumerate(shape)):
+            return BY_COLUMN if np.ptp(found, axis=-1).min() > 0 else BY_ROW
+        if len(np.unique(found)) < found.size / 2:
+            return FEW_VALUES
+    return PRODUCT if np.linalg.matrix_rank(dy_ND) < 5 else ""
+
+
+def _weak(dy_ND: Array) -> str:
+    """Why a bug of LayerNorm is hidden from this cotangent, "" if none is."""
     row = KERNELS["layer_norm"]
     case = draw_case(row, 2, (5,), {"D": 6}, generic=True)
     args = {**case.args, "gamma_D": np.ones(6), "beta_D": np.zeros(6)}
-    for shape in ((5, 6), ()):
-        found = answer(shape, np.random.default_rng(0))
-        if found is None or found is ...:
-            raise NotImplementedError
-        if np.shape(found) != shape:
-            return COTANGENT_SHAPE.format(found=np.shape(found), shape=shape)
-    dy_ND = np.asarray(answer((5, 6), np.random.default_rng(0)), dtype=float)
     if not dy_ND.any():
         return ZEROS
     right = row.bwd(dy_ND, row.fwd(**args)[1])["x"]
@@ -245,11 +305,13 @@ def _judge_cotangent(answer: Any) -> str:
             if same_rows and same_columns:
                 return ALL_EQUAL
             return BY_ROW if same_columns else BY_COLUMN if same_rows else STILL_HIDDEN
-    if np.asarray(answer((), np.random.default_rng(0))) == 1:
-        return SCALAR_ONE
-    if np.array_equal(dy_ND, answer((5, 6), np.random.default_rng(1))):
-        return FIXED
     return ""
+
+
+def _first_left_out(shape: tuple[int, ...], rng: Any) -> Array:
+    found = np.array(rng.standard_normal(shape))
+    found.reshape(-1)[: found.size > 1] = 0
+    return found
 
 
 COTANGENT = Judged(
@@ -269,9 +331,19 @@ COTANGENT = Judged(
         Misconception(BY_COLUMN, lambda shape, rng: np.ones(shape) * rng.standard_normal(shape[-1:])),
         Misconception(SCALAR_ONE, lambda shape, rng: rng.standard_normal(shape) if shape else np.ones(())),
         Misconception(FIXED, lambda shape, rng: np.random.default_rng(7).standard_normal(shape)),
+        Misconception(NOT_FROM_RNG, lambda shape, rng: np.random.default_rng().standard_normal(shape)),
+        Misconception(SOME_ZEROS, _first_left_out),
+        Misconception(TINY, lambda shape, rng: 1e-9 * rng.standard_normal(shape)),
+        Misconception(FEW_VALUES, lambda shape, rng: 0.5 * rng.choice([-3.0, -1.0, 1.0, 3.0], shape)),
+        Misconception(
+            PRODUCT,
+            lambda shape, rng: (
+                rng.standard_normal(shape[:-1] + (1,) * len(shape[-1:])) * rng.standard_normal(shape[-1:])
+            ),
+        ),
     ),
     rule=_judge_cotangent,
-    passes="every bug of LayerNorm's dx shows, also at gamma = 1, and the question is another one every time",
+    passes="every bug of LayerNorm's dx shows, also at gamma = 1, no output goes unasked, and rng alone decides",
 )
 
 EXERCISES = (HIDDEN, POINTS, COTANGENT)

@@ -11,33 +11,9 @@ import numpy as np
 from ..by_hand.methods.lora_xs import tri_linear_fwd
 from ..counts import activations
 from .grader import Judged, Misconception, Values
+from .kept import kept_by_torch
 
 Array = np.ndarray
-
-
-def kept_by_torch(call: Callable[[], Any], apart: Collection[Any] = ()) -> list[int]:
-    """How many numbers each array holds that autograd saves during ``call()``.
-
-    The largest comes first. Arrays are told apart by their memory, so a view is not
-    counted again; those in ``apart`` (the weights, there anyway) are left out.
-    """
-    from torch.autograd.graph import saved_tensors_hooks
-
-    known = {tensor.untyped_storage().data_ptr() for tensor in apart}
-    saved = {}
-
-    def pack(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            # holding the storage keeps its address from being given out again
-            saved[storage.data_ptr()] = storage, storage.nbytes() // tensor.element_size()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = call()  # held until the count is done
-    sizes = sorted((numbers for _, numbers in saved.values()), reverse=True)
-    del out
-    return sizes
 
 
 # --- below: the gradient of a B that has another adapted layer above it ---------------------------
@@ -249,6 +225,7 @@ MEMORY = Values(
         ("rank 1", (6, 3, 8, 1, True)),
         ("RoBERTa-large", (4096, 1024, 1024, 32, False)),
     ],
+    whole=True,
 )
 
 # --- lean: the update in torch, in an order that keeps N R + R S ----------------------------------
@@ -266,6 +243,10 @@ KEEPS_UPDATE = (
     "in your order?"
 )
 KEEPS_X = "Autograd keeps x. What is it multiplied with in your order: something frozen, or something that trains?"
+KEEPS_WIDE = (
+    "Of the data autograd keeps u alone, but also a trained product that reaches from R to O: dx is made of it. Which "
+    "trained product is smaller, and can meet u first?"
+)
 KEEPS_TWO = (
     "Autograd keeps two arrays of N rows, for the two trained factors. Is there an order in which both meet before "
     "they meet the data?"
@@ -308,7 +289,9 @@ def _judge_lean(answer: Any) -> str:
         return ""
     if n["N"] * n["I"] in sizes:
         return KEEPS_X
-    return KEEPS_UPDATE if n["N"] * n["O"] in sizes else KEEPS_TWO
+    if n["N"] * n["O"] in sizes:
+        return KEEPS_UPDATE
+    return KEEPS_WIDE if n["R"] * n["O"] in sizes else KEEPS_TWO
 
 
 LEAN_UPDATE = Judged(
@@ -319,6 +302,7 @@ LEAN_UPDATE = Judged(
         Misconception(KEEPS_UPDATE, lambda x, A, B, C, alpha: alpha * (x @ A @ B @ C)),
         Misconception(KEEPS_X, lambda x, A, B, C, alpha: x @ (A @ (alpha * B) @ C)),
         Misconception(KEEPS_TWO, lambda x, A, B, C, alpha: (alpha * (x @ A @ B)) @ C),
+        Misconception(KEEPS_WIDE, lambda x, A, B, C, alpha: (x @ A) @ ((alpha * B) @ C)),
         Misconception(NO_GRADIENT, lambda x, A, B, C, alpha: (x @ A @ (alpha * B) @ C).detach()),
         Misconception(LOST, lambda x, A, B, C, alpha: (x @ A) @ (alpha.item() * B) @ C),
         Misconception(OTHER_NUMBERS, lambda x, A, B, C, alpha: (x @ A) @ B @ C),
@@ -326,6 +310,7 @@ LEAN_UPDATE = Judged(
     ),
     rule=_judge_lean,
     passes="the right update, gradients for x, B and alpha, and no more than N R + R S numbers kept",
+    may_use=("pack",),  # autograd calls the counter during the answer
 )
 
 EXERCISES = (BELOW, KEEP, MEMORY, LEAN_UPDATE)

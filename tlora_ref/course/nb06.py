@@ -54,6 +54,7 @@ TRAINED = Values(
         ("three sizes, rank 3", (MIXED, 3)),
         ("one matrix, rank 1", ([(5, 8)], 1)),
     ],
+    whole=True,
 )
 
 # --- ratio: how many times as many does LoRA of the same rank train? ------------------------------
@@ -156,6 +157,7 @@ BYTES = Values(
         ("float16", (17, 30, False, 2)),
         ("nothing frozen", (260, 0, True, 8)),
     ],
+    whole=True,
 )
 
 # --- rank_for: TLoRA's largest rank within LoRA's budget ------------------------------------------
@@ -211,7 +213,11 @@ RANK_FOR = Values(
         ("30 x 50, rank 3", (30, 50, 3)),
         ("64 x 64, rank 64", (64, 64, 64)),
         ("7 x 5, rank 1", (7, 5, 1)),
+        ("10 x 7, rank 1", (10, 7, 1)),
+        ("50 x 4, rank 8", (50, 4, 8)),
+        ("4 x 50, rank 8", (4, 50, 8)),
     ],
+    whole=True,
 )
 
 EXERCISES = (TRAINED, RATIO, BYTES, RANK_FOR)

@@ -241,7 +241,8 @@ ATTENTION = Gradient(
     keys=("q", "k", "v"),
     takes=("dout", "q_NHTK", "k_NHTK", "v_NHTK", "p_NHTT"),
     derived={name: _head(i) for i, name in enumerate(("q_NHTK", "k_NHTK", "v_NHTK", "p_NHTT"))},
-    at=(*EVERYWHERE, "one token", "causal=True"),
+    at=("different sizes", "square", "one row", "Fortran order", "one token", "causal=True"),
+    may_use=("split_heads", "join_heads"),
 )
 
 # --- cross-entropy: dlogits = dloss (p - onehot) / N ----------------------------------------------

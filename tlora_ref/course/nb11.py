@@ -165,6 +165,7 @@ READ = Values(
         ),
     ),
     points=_readings,
+    may_use=("unrelated_cosine",),
 )
 
 # --- the best cosine that any TLoRA update can have with a given one ------------------------------
@@ -225,6 +226,7 @@ BEST = Values(
         ),
     ),
     points=_targets,
+    may_use=("cosine",),
 )
 
 EXERCISES = (COSINE, UNRELATED, READ, BEST)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 
 from ..shapes import split_name
+from .pair import Array
+from .point import norm, same_bits
 
 
 def factors(inputs: Mapping[str, Any]) -> dict[str, float]:
@@ -48,3 +50,31 @@ def named(ratio: float, inputs: Mapping[str, Any], slack: float) -> str:
     number = f"{ratio:.6g}"
     meaning = "" if not found or found[0] == number else f" = {' or '.join(found[:2])}"
     return f"hand / oracle = {number}{meaning}"
+
+
+def hint(comparison: Any, name: str, probe: Any, tolerance: Array) -> str:
+    """What the error of a gradient looks like: a known factor, a transpose, another array's gradient."""
+    hand = comparison.hand(name)
+    if not any(norm(h) for h in hand):
+        return "hand is zero everywhere"
+
+    def agree(gradients: Sequence[Array]) -> bool:
+        return bool((np.abs(probe.read(gradients) - probe.truth) <= tolerance).all())
+
+    if hand[0].ndim == 2 and len(set(hand[0].shape)) == 1 and agree([h.T for h in hand]):
+        return "hand is the transpose of the gradient"
+    for other, gradient in comparison.point.hands[0].items():
+        if other != name and gradient.shape == hand[0].shape and agree(comparison.hand(other)):
+            return f"d{other} is the gradient that belongs here"
+    values = probe.read(hand).astype(float).ravel()
+    truth = probe.truth.astype(float).ravel()
+    single = hand[0].dtype == np.float64 and all(same_bits(h, h.astype(np.float32).astype(float)) for h in hand)
+    if single and norm(values - truth) < 1e-5 * norm(truth):
+        return "hand has only the digits of float32"
+    counts = np.abs(truth) > 1e-3 * norm(truth)
+    ratios = values[counts] / truth[counts]
+    slack = max(1e-6, 100 * comparison.rtol)
+    ratio = float(np.median(ratios)) if ratios.size else 0.0
+    if ratio == 0 or np.abs(ratios / ratio - 1).max() > slack or abs(ratio - 1) < slack:
+        return ""
+    return named(ratio, comparison.point.given, slack)

@@ -2,26 +2,25 @@
 
 What holds for every gradient whatever its values is the protocol, checked without any oracle: a gradient for
 every declared array and no other, of its shape and dtype; the same bits every time; inputs, cotangent and
-cache left as they were; no memory shared; zero for a zero cotangent; the same numbers for any memory layout.
+cache left as they were; no memory shared; zero for a zero cotangent; the same numbers for any memory layout; and
+every backward from its own cache, whatever ran between it and its forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import partial
+from numbers import Number
 from typing import Any
 
 import numpy as np
 
-from ..by_hand.kernels import KERNELS
-from ..methods import Kernel
 from ..shapes import InputError, split_name
 from .oracles import Oracle, spell, to_fractions
 from .pair import Array, Pair, kind, leaves, rebuilt, relayout
 from .report import Protocol
 
 PROTOCOL = ("keys, shapes and dtypes", "same bits twice", "inputs unchanged", "no shared memory",
-            "zero for a zero cotangent", "any memory layout")  # fmt: skip
+            "zero for a zero cotangent", "any memory layout", "every call its own cache")  # fmt: skip
 
 
 class Point:
@@ -33,10 +32,11 @@ class Point:
         inputs = {k: np.asarray(v) if isinstance(v, np.floating) else v for k, v in inputs.items()}
         # the exact oracle has the hand-written gradient in fractions too, all others in the given precision
         self.given = {k: oracle.lift(v) for k, v in inputs.items()} if oracle.name == "exact" else inputs
-        self.names = declared(pair.fn, inputs, wrt)
+        self.names = declared(pair.vjp, inputs, wrt)
         self.rng = np.random.default_rng(seed)
         self.problems: dict[str, str] = {}  # array -> why its gradient cannot be compared
         self.unstable: set[str] = set()
+        self.random = False  # whether fn itself gives other numbers each time
         out, cache = self._first_forward()
         self.out = out
         single = any(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in self.given.values())
@@ -61,13 +61,13 @@ class Point:
             out, cache = self.pair.forward(relayout(self.given, "K"))
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             shapes = ", ".join(f"{k} {np.shape(v)}" for k, v in self.given.items() if isinstance(v, np.ndarray))
             raise InputError(f"fn failed on {shapes}: {spell(error)}") from error
         if not leaves(out):
             raise InputError(f"fn returned {kind(out)} without an array in it")
         for i, array in enumerate(leaves(out)):
-            if array.dtype.kind not in "fO":
+            if array.dtype.kind not in "fO" or not _numeric(array):
                 raise InputError(f"fn's output {i} has dtype {array.dtype}, expected floating point")
             if not finite(array):
                 raise InputError(f"fn's output {i} is {first_bad(array)}, for finite inputs")
@@ -79,7 +79,7 @@ class Point:
         """What vjp returns, by the names of the inputs, and why what cannot be compared cannot."""
         try:
             returned = self.pair.backward(rebuilt(self.out, list(dout)), cache, inputs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return {}, dict.fromkeys(self.names, f"vjp failed: {spell(error)}")
         if not isinstance(returned, Mapping):
             expected = f"vjp returned {kind(returned)}, expected a dictionary {{name: gradient}}"
@@ -91,10 +91,13 @@ class Point:
             if name is None:
                 problems[str(key)] = f"vjp returned {key!r}, expected {_some(self.names)}"
             elif name in self.names:
-                found[name] = value if isinstance(value, np.ndarray) else np.asarray(value)
+                try:
+                    found[name] = value if isinstance(value, np.ndarray) else np.asarray(value)
+                except ValueError:
+                    problems[name] = f"its gradient is {kind(value)} of unequal rows, expected an array of numbers"
             elif self.given[name] is not None:
                 problems[str(key)] = f"vjp returned {key!r}, which is held fixed: not in wrt, or no array of floats"
-        problems |= {name: problem for name in self.names if (problem := self._problem(name, found))}
+        problems = {n: p for n in self.names if (p := self._problem(n, found))} | problems
         return {name: gradient for name, gradient in found.items() if name not in problems}, problems
 
     def _problem(self, name: str, found: Mapping[str, Array]) -> str:
@@ -102,7 +105,7 @@ class Point:
         if name not in found:
             return "vjp returned no gradient for it"
         gradient = found[name]
-        if gradient.dtype.kind not in "fO":
+        if gradient.dtype.kind not in "fO" or not _numeric(gradient):
             return f"its gradient has dtype {gradient.dtype}, expected {np.asarray(self.given[name]).dtype}"
         if gradient.shape != shape:
             return f"its gradient has shape {gradient.shape}, expected {shape}"
@@ -121,7 +124,7 @@ class Point:
             for name, hand in self.hands[0].items()
             if hand.dtype != self.given[name].dtype
         ]
-        found = [wrong, self._twice(), *self._one_call(), self._zero(), self._layouts(rtol, floor)]
+        found = [wrong, self._twice(), *self._one_call(), self._zero(), self._layouts(rtol, floor), self._caches()]
         return [
             Protocol(name, not notes, "; ".join(dict.fromkeys(notes)))
             for name, notes in zip(PROTOCOL, found, strict=True)
@@ -132,7 +135,7 @@ class Point:
         inputs = relayout(self.given, order)
         try:
             _, cache = self.pair.forward(inputs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return inputs, None, {}, f"fn failed: {spell(error)}"
         found, problems = self._gradients(relayout(dout, order), cache, inputs)
         missing = [f"d{name}: {problems[name]}" for name in self.hands[0] if name in problems]
@@ -145,7 +148,7 @@ class Point:
         except Exception as error:
             return [f"fn failed the second time: {spell(error)}"]
         if not all(map(same_bits, leaves(out), leaves(self.out))):
-            self.unstable |= set(self.names)
+            self.random, self.unstable = True, {*self.unstable, *self.names}
             return ["fn gives other numbers the second time"]
         inputs, cache, again, _ = self._call(self.douts[0])
         later, _ = self._gradients(relayout(self.douts[0], "K"), cache, inputs)
@@ -192,6 +195,43 @@ class Point:
                     notes.append(f"d{name} differs by {error:.1e} for {spoken} arguments")
         return notes
 
+    def _caches(self) -> list[str]:
+        """Forward here, forward at another point, and the backward from the first cache; then the other order, both
+        backwards after both forwards. A buffer that is used again, or a global of the last forward, shows."""
+        rng = np.random.default_rng(0)
+        other = {k: self._moved(v, rng) if k in self.names else v for k, v in self.given.items()}
+        here, there = relayout(self.given, "K"), relayout(other, "K")
+        dout = self.douts[0]
+        try:
+            with np.errstate(all="ignore"):
+                _, alone = self.pair.forward(relayout(other, "K"))
+                lone = self._kept(dout, alone, relayout(other, "K"))
+                _, first = self.pair.forward(here)
+                _, second = self.pair.forward(there)
+                late = self._kept(dout, second, there)
+                early = self._kept(dout, first, here)
+        except (Exception, SystemExit):
+            return []  # fn does not take the other point
+        notes = []
+        for name, right in self.hands[0].items():
+            if name in self.unstable or name not in early or name not in late or name not in lone:
+                continue
+            if not same_bits(early[name], right):
+                notes.append(f"d{name} is another once fn has run at a second point before vjp")
+            elif not same_bits(late[name], lone[name]):
+                notes.append(f"d{name} is another where two forwards run before the two backwards")
+        return notes
+
+    def _kept(self, dout: list[Array], cache: Any, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """The gradients, in memory of their own."""
+        found, _ = self._gradients(relayout(dout, "K"), cache, inputs)
+        return {name: gradient.copy() for name, gradient in found.items()}
+
+    def _moved(self, x: Any, rng: np.random.Generator) -> Any:
+        if x.dtype == object:
+            return x + x / 4
+        return np.asarray(x * rng.uniform(0.8, 1.2, x.shape), dtype=x.dtype)
+
 
 def check_inputs(inputs: Mapping[str, Any]) -> None:
     """Raises InputError for what no oracle can use."""
@@ -206,21 +246,12 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is {first_bad(value)}, expected finite numbers")
 
 
-def row_of(fn: Any) -> Kernel | None:
-    """The row of the registry whose forward this is; a row may be a kernel with some arguments fixed."""
-
-    def unfolded(f: Any) -> Any:
-        return (f.func, f.keywords) if isinstance(f, partial) else (f, {})
-
-    return next((op for op in KERNELS.values() if unfolded(op.fwd) == unfolded(fn)), None)
-
-
-def declared(fn: Any, inputs: Mapping[str, Any], wrt: Collection[str] | None) -> list[str]:
+def declared(vjp: Any, inputs: Mapping[str, Any], wrt: Collection[str] | None) -> list[str]:
     """The inputs that must have a gradient, by their names in ``inputs``. Raises InputError."""
     differentiable = [k for k, v in inputs.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fO"]
     if wrt is None:
-        op = row_of(fn)
-        wrt = differentiable if op is None else op.wrt
+        carried = getattr(vjp, "gradients", None)
+        wrt = differentiable if carried is None else carried
     elif isinstance(wrt, str):
         raise InputError(f"wrt is the text {wrt!r}, expected a collection of names")
     names = []
@@ -250,6 +281,11 @@ def _some(names: Collection[str]) -> str:
 def finite(array: Any) -> bool:
     """Neither NaN nor infinite; fractions never are."""
     return array.dtype == object or bool(np.isfinite(array).all())
+
+
+def _numeric(array: Any) -> bool:
+    """Numbers alone; an array of objects may hold anything."""
+    return array.dtype != object or all(isinstance(x, Number) or hasattr(x, "_mpf_") for x in array.flat)
 
 
 def first_bad(array: Any) -> str:

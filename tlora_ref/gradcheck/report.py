@@ -15,6 +15,7 @@ VERDICTS = {
     "FAIL": "it does not, and the oracle was confirmed",
     "VACUOUS": "below noise at this point, so nothing was tested: check at another point too",
     "ORACLE_INVALID": "the oracle cannot be used on this function here; nothing is said about the gradient",
+    "KINK": "fn has two slopes here, and the gradient is at or between them: check at another point too",
     "NONDETERMINISTIC": "two calls with the same arguments gave different numbers",
 }
 
@@ -55,7 +56,8 @@ class Row:
     def detail(self) -> str:
         """What the row found, in a sentence."""
         if self.hand is None or self.verdict == "VACUOUS":
-            return self.note
+            place = "" if self.index is None else f"at [{', '.join(map(str, self.index))}]: "
+            return place + self.note
         where = "along a random direction" if self.index is None else f"at [{', '.join(map(str, self.index))}]"
         times = "" if self.ratio is None or not isfinite(self.ratio) else f", {self.ratio:.1e} x tolerance"
         values = f"{where}: hand {self.hand:.10g}, oracle {self.truth:.10g}{times}"
@@ -73,30 +75,48 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Report:
-    """All rows of one check. ``malformed`` says why a gradient could not be compared at all, if so."""
+    """All rows of one check. ``malformed`` says why a gradient could not be compared at all, if so; ``covered`` are
+    the points that were checked, and ``left_out`` those of a kind that the function does not take; ``random``: fn
+    itself gives other numbers each time, so that nothing can be said of a gradient."""
 
     rows: Sequence[Row]
     protocol: Sequence[Protocol] = ()
     malformed: str = ""
+    covered: tuple[str, ...] = ("given",)
+    left_out: tuple[str, ...] = ()
+    random: bool = False
 
     @property
     def ok(self) -> bool:
-        """Nothing failed. A VACUOUS array did not fail, nor was it tested: see ``untested``."""
-        return all(row.verdict in ("PASS", "VACUOUS") for row in self.rows) and all(p.ok for p in self.protocol)
+        """Nothing failed. A VACUOUS or KINK array did not fail, nor was it tested: see ``untested``."""
+        return all(row.verdict in ("PASS", "VACUOUS", "KINK") for row in self.rows) and all(p.ok for p in self.protocol)
 
     @property
     def untested(self) -> tuple[str, ...]:
-        """The arrays whose gradient is below noise at this point."""
-        return tuple(row.array for row in self.rows if row.verdict == "VACUOUS")
+        """The arrays that no point tested: a gradient below noise, or a kink."""
+        return tuple(row.array for row in self.rows if row.verdict in ("VACUOUS", "KINK"))
+
+    @property
+    def wrong(self) -> bool:
+        """A gradient was found to be wrong, in its numbers or in what it does to its arguments."""
+        found = any(row.verdict in ("FAIL", "NONDETERMINISTIC") for row in self.rows)
+        return not (self.malformed or self.random) and (found or not all(p.ok for p in self.protocol))
 
     def table(self) -> str:
         """Columns for a terminal, then a line for everything that is not in order."""
         lines = [table(["array", "verdict", "oracle", "error", "tolerance", "error/tol"], self._cells())]
-        lines += [f"{row.verdict} d{row.array} {row.detail}".rstrip() for row in self.rows if row.verdict != "PASS"]
+        said = [row for row in self.rows if row.verdict != "PASS" or row.note]
+        lines += [f"{row.verdict} d{row.array} {row.note if row.verdict == 'PASS' else row.detail}".rstrip()
+                  for row in said]  # fmt: skip
         lines += [f"FAIL protocol, {p.name}: {p.note}" for p in self.protocol if not p.ok]
         held = [p.name for p in self.protocol if p.ok]
         lines += [f"ok: {'; '.join(held)}"] if held else []
+        lines += [self._points()] if len(self.covered) + len(self.left_out) > 1 else []
         return "\n".join(lines)
+
+    def _points(self) -> str:
+        text = f"points: {', '.join(self.covered)}"
+        return f"{text}; left out, as fn or vjp does not take it: {', '.join(self.left_out)}" if self.left_out else text
 
     def _cells(self) -> list[list[str]]:
         return [[r.array, r.verdict, r.oracle, *map(_number, (r.error, r.tolerance, r.ratio))] for r in self.rows]
@@ -126,6 +146,9 @@ class Report:
         return {
             "ok": self.ok,
             "malformed": self.malformed,
+            "points": list(self.covered),
+            "left_out": list(self.left_out),
+            "random": self.random,
             "rows": rows,
             "protocol": [asdict(p) for p in self.protocol],
         }

@@ -9,7 +9,7 @@ Checked by  tests/test_check_torch.py, on bugs that torch.autograd.gradcheck let
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..shapes import InputError
-from .checker import compare, usable
+from .checker import Run, usable
 from .oracles import ORACLES, Line, Oracle, OracleError, spell
 from .pair import Array, Pair, leaves
-from .point import Point
+from .points import POINTS, chosen
 from .report import Report
 
 
@@ -35,8 +35,9 @@ def check_torch(
     seed: int = 0,
     rtol: float | None = None,
     atol: float | None = None,
+    points: Collection[str] = POINTS,
 ) -> Report:
-    """Hold the backward of a torch function against forward-mode derivatives, at one point.
+    """Hold the backward of a torch function against forward-mode derivatives, at the given point and around it.
 
     fn_or_module  a subclass of torch.autograd.Function, a module (its parameters are checked too, as
                   ``self.NAME``), or any function of tensors; outputs are tensors, nested as they like
@@ -50,8 +51,8 @@ def check_torch(
     pair = Pair(call.forward, call.backward, shared_memory=True)
     forward_mode = Oracle("forward-mode", call.forward_mode, ORACLES["complex"].rtol, ORACLES["complex"].atol)
     oracle = forward_mode if call.has_forward_mode() else ORACLES["richardson"]
-    point = Point(pair, call.inputs, call.wrt, oracle, cotangents, seed)
-    return compare(point, oracle, oracle is forward_mode, mode, rtol, atol)
+    run = Run(pair, call.wrt, oracle, oracle is forward_mode, mode, cotangents, seed, rtol, atol)
+    return run.report(call.inputs, chosen(points))
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,23 @@ was above noise somewhere, so that VACUOUS verdicts cannot add up to a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from ..by_hand.kernels import KERNELS
-from ..gradcheck.checker import FLOAT32, check
+from ..gradcheck import check
+from ..gradcheck.comparison import FLOAT32
 from ..gradcheck.oracles import ORACLES
 from ..gradcheck.report import Report
 from .scenarios import encoder_scenarios, scenarios
 
 NEEDS = {"torch": "torch", "mpmath": "mpmath"}
 """Oracles that need a package of their own."""
+
+GIVEN = ("given",)
+"""The scenarios are the points: no others are made from them."""
 
 ENCODERS = (None, "tlora", "lora")
 """What is attached to the encoders; every method's kernel has lines of its own."""
@@ -51,6 +55,13 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in names if name not in NEEDS or find_spec(NEEDS[name]))
 
 
+def twin_of(kernel: str) -> Callable[..., Any]:
+    """The PyTorch twin of a kernel. It is imported here, since the other oracles need no torch."""
+    from ..by_autograd.kernels import KERNEL_TWINS
+
+    return KERNEL_TWINS[kernel]
+
+
 def tasks() -> list[Task]:
     """The whole suite. On encoders the slow oracles run at the first scenario only."""
     found = []
@@ -71,11 +82,14 @@ def run_task(_: Any, task: Task) -> list[Found]:
     if task.subject == "encoder":
         loss = dict(encoder_scenarios(task.method))[task.scenario]
         pick = {"torch": loss.twin}
-        reports = [check(loss.fn, loss.vjp, loss.inputs, oracle=pick.get(o, o)) for o in task.oracles]
+        reports = [check(loss.fn, loss.vjp, loss.inputs, oracle=pick.get(o, o), points=GIVEN) for o in task.oracles]
         return [Found(task, o, report, loss.flat) for o, report in zip(task.oracles, reports, strict=True)]
     op = KERNELS[task.subject]
     args = dict(scenarios(op))[task.scenario].args
-    return [Found(task, oracle, check(op.fwd, op.bwd, args, oracle=oracle)) for oracle in task.oracles]
+    reports = [
+        check(op.fwd, op.bwd, args, op.wrt, twin_of(op.name) if o == "torch" else o, points=GIVEN) for o in task.oracles
+    ]
+    return [Found(task, oracle, report) for oracle, report in zip(task.oracles, reports, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ Start       A and B as LoRA, m = the column norms of W0: m / n = 1, at first not
 Twin        by_autograd/methods/dora.py.
 Checked by  tests/test_kernels.py, tests/test_family.py, and tests/test_peers.py against Hugging Face PEFT.
 
-Special to it: a column is what one output unit reads, and its norm is m_j whatever A and B are. ``dora`` holds n constant
-in the backward, as released; ``dora_full`` differentiates it, and then each column of dV is orthogonal to that of V.
+Special to it: a column is what one output unit reads, and its norm is m_j whatever A and B are. ``dora`` holds n
+constant in the backward, as released; ``dora_full`` differentiates it, and then each column of dV is orthogonal to that
+of V.
 """
 
 from __future__ import annotations

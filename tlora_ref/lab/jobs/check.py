@@ -1,16 +1,19 @@
 """Check hand-written gradients against oracles.
 
     python -m tlora_ref check
-        This checks every kernel of the registry and the loss of a whole encoder (alone, and under every adapter
-        method) by every oracle that applies, over the scenarios that together expose what one point hides.
+        This checks every kernel and the loss of a whole encoder (alone, and under adapters) by every oracle that
+        applies, over the scenarios that together expose what one point hides. It checks the forwards as well, where
+        there is a second way to compute them.
 
     python -m tlora_ref check mymodule:forward mymodule:backward --shape x=2,5,6 --shape w=6,3
         This checks your own pair, from a module in this folder or an installed one. Write forward(x, w) ->
         (out, cache) and backward(dout, cache), or forward(x, w) -> out and backward(dout, x, w). The backward
-        returns {"x": dx, "w": dw}.
+        returns {"x": dx, "w": dw}. It is checked at random numbers, and at points around them: wide, small, many
+        rows, one row.
 
-The exit code is 0 if all passed and 1 if a check failed. It is 2 if what was given cannot be checked: there is no
-such module, the shapes do not fit, a value is NaN, or a gradient has a wrong name or shape.
+The exit code is 0 if every gradient passed and 1 if one is wrong. It is 2 if something could not be checked: there is
+no such module, the shapes do not fit, a value is NaN, a gradient has a wrong name or shape, the forward is random, no
+oracle can follow it, or a gradient is below noise or at a kink at every point.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the job; 0 if every check passed, 1 if not."""
+    """Run the job: its exit code, as above."""
     if args.pair:
         return run_pair(args)
     if args.shape or args.full or args.oracle != "auto" or args.seed:
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_pair(args: argparse.Namespace) -> int:
-    """Check one pair at a random point."""
+    """Check one pair at a random point, and around it."""
     from ...gradcheck import check
 
     if len(args.pair) != 2:
@@ -89,7 +92,9 @@ def run_pair(args: argparse.Namespace) -> int:
     print(report.to_json() if args.json else report.table())
     if report.malformed:
         raise InputError(report.malformed)
-    return 0 if report.ok else 1
+    if report.wrong:
+        return 1
+    return 0 if report.ok and not report.untested else 2
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -119,6 +124,8 @@ def load(text: str) -> Callable[..., Any]:
         if module_name == error.name or module_name.startswith(f"{error.name}."):
             raise InputError(f"no module {module_name!r} in this folder or among what is installed") from None
         raise InputError(f"module {module_name!r} imports {error.name!r}, which is not installed") from None
+    except SystemExit as error:
+        raise InputError(f"module {module_name!r} ends the program when it is imported: exit({error.code!r})") from None
     except Exception as error:
         raise InputError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     try:
@@ -137,12 +144,15 @@ def load(text: str) -> Callable[..., Any]:
 
 def run_suite(args: argparse.Namespace) -> int:
     """Check everything, and print one table."""
+    from ...verification.forwards import RTOL as FORWARD_RTOL
+    from ...verification.forwards import forwards
     from ...verification.suite import COLUMNS, NEEDS, RTOL, available, run_task, summary, tasks
     from ..runs import run_all
 
     start = time.perf_counter()
     lines = list(summary([item for items in run_all(run_task, None, tasks(), "checks") for item in items]))
-    ok = all(line.ok for line in lines)
+    held = forwards()
+    ok = all(line.ok for line in lines) and all(forward.ok for forward in held)
     seconds = time.perf_counter() - start
     missing = [name for name in NEEDS if name not in available()]
     if args.json:
@@ -153,9 +163,11 @@ def run_suite(args: argparse.Namespace) -> int:
                        "untested": line.untested,
                        "failed": [{"scenario": item.task.scenario, "oracle": item.oracle, **item.report.as_dict()}
                                   for item in line.failed]} for line in lines],
+            "forwards": [{"subject": f.subject, "way": f.way, "error": f.error if isfinite(f.error) else None,
+                          "ok": f.ok} for f in held],
         }  # fmt: skip
         print(json.dumps(report, indent=1))
-        return 0 if ok else 1
+        return exit_code(lines, held)
     columns = {COLUMNS.get(oracle, oracle): RTOL[oracle] for oracle in (*available(), "float32")}
     rows = [
         [line.subject, str(line.checks), *(_spell(line.errors.get(c)) for c in columns), "ok" if line.ok else "FAILED"]
@@ -170,10 +182,26 @@ def run_suite(args: argparse.Namespace) -> int:
             print(f"\n{line.subject}, {item.task.scenario}, {item.oracle}:\n{item.report.table()}")
         if line.untested:
             print(f"\n{line.subject}: below noise in every scenario, so never tested: {', '.join(line.untested)}")
+    print("\nForwards, each against a second way to compute it: the largest relative error")
+    ways = dict.fromkeys(forward.way for forward in held)
+    rows = [[way, str(len(same)), _spell(max(f.error for f in same)), "ok" if all(f.ok for f in same) else "FAILED"]
+            for way in ways if (same := [f for f in held if f.way == way])]  # fmt: skip
+    print(table(["way", "subjects", "error", ""], [*rows, ["tolerance", "", _spell(FORWARD_RTOL), ""]]))
+    for forward in held:
+        if not forward.ok:
+            print(f"{forward.subject}, {forward.way}: off by {forward.error:.1e}")
     if missing:
         print(f"Not installed, and left out: {', '.join(missing)}")
     print(f"{sum(line.checks for line in lines)} checks, {seconds:.0f} s: {'ok' if ok else 'FAILED'}")
-    return 0 if ok else 1
+    return exit_code(lines, held)
+
+
+def exit_code(lines: Any, held: Any) -> int:
+    """1 for something wrong; 2 if all that is known is that something was never tested."""
+    wrong = any(item.report.wrong or item.report.malformed for line in lines for item in line.failed)
+    if wrong or not all(forward.ok for forward in held):
+        return 1
+    return 0 if all(line.ok for line in lines) else 2
 
 
 def _spell(value: float | None) -> str:

@@ -47,9 +47,13 @@ MEMORY = 30_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``fuzz``."""
-    parser.add_argument("--adapters", type=int, default=2000, help="damaged adapter files (2000)")
-    parser.add_argument("--checkpoints", type=int, default=1000, help="damaged checkpoints (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the damage (0)")
+    parser.add_argument(
+        "--adapters", type=int, default=2000, help="The number of damaged adapter files. Default: 2000."
+    )
+    parser.add_argument(
+        "--checkpoints", type=int, default=1000, help="The number of damaged checkpoints. Default: 1000."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="The seed of the damage. Default: 0.")
 
 
 def run(args: argparse.Namespace) -> int:

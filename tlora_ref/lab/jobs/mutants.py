@@ -5,9 +5,13 @@ that TLoRA starts from, where many bugs cannot be seen. Below it stand every mis
 gradients were rejected.
 
     python -m tlora_ref mutants
+    python -m tlora_ref mutants --everyday
     python -m tlora_ref mutants --json
 
-torch's checker takes part where torch is installed. The exit code is 1 if this project's own checker, over all its
+--everyday asks the same checkers about everyday functions, from convolution to batch norm, each with a right gradient
+and with wrong ones: how often each checker rejects what is right and accepts what is wrong.
+
+torch's checker takes part where torch is installed. Exit code 1 if this project's own checker, over all its
 scenarios, misses a bug or rejects a right gradient.
 """
 
@@ -21,6 +25,7 @@ from textwrap import fill
 from typing import Any
 
 from ...tables import table
+from ...verification import everyday
 from ...verification.mutants import ALL, BUGS, CONTROLS, FAMILIES, mutant
 from ...verification.scorers import CHECKERS, clean, score
 from ..runs import run_all
@@ -37,6 +42,9 @@ PARTS = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``mutants``."""
+    parser.add_argument(
+        "--everyday", action="store_true", help="Score on everyday functions, not on this project's kernels."
+    )
     parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as tables.")
 
 
@@ -51,6 +59,8 @@ def work(_: None, task: tuple[str, str, int]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the job."""
+    if args.everyday:
+        return run_everyday(args)
     names = [name for name in CHECKERS if find_spec("torch") or not name.startswith("torch")]
     asked = [(name, point) for name in names for point in ("generic", "initial", "clean")] + [(OWN, EVERYWHERE)]
     tasks = [(*pair, part) for pair in asked for part in range(PARTS)]
@@ -66,6 +76,47 @@ def run(args: argparse.Namespace) -> int:
     if not ok:
         print("tlora-ref mutants: the project's own checker is not right about all of them", file=sys.stderr)
     return 0 if ok else 1
+
+
+# --- everyday functions --------------------------------------------------------------------------
+
+
+def work_everyday(_: None, name: str) -> dict[str, str]:
+    """What one checker says of every pair."""
+    return everyday.verdicts(name)
+
+
+def run_everyday(args: argparse.Namespace) -> int:
+    """Every checker on the everyday functions."""
+    names = [name for name in everyday.checkers() if find_spec("torch") or not name.startswith("torch")]
+    found = dict(zip(names, run_all(work_everyday, None, names, "checkers"), strict=True))
+    scores = {name: everyday.summary(verdicts) for name, verdicts in found.items()}
+    if args.json:
+        print(json.dumps({"job": "mutants", "everyday": scores, "verdicts": found}, indent=1))
+    else:
+        _print_everyday(scores)
+    own = scores[OWN]
+    return 0 if not own["false_fail"] and not own["false_pass"] else 1
+
+
+def _print_everyday(scores: dict[str, Any]) -> None:
+    own = scores[OWN]
+    right, wrong = own["right"], own["wrong"]
+    print(f"{len(everyday.SUBJECTS)} everyday functions with {right} right gradients and {wrong} wrong ones: what each")
+    print("checker, at its own tolerances, rejects though it is right, accepts though it is wrong, or cannot check\n")
+    head = ["checker", "right, rejected", "wrong, accepted", "cannot be checked"]
+    print(table(head, [[n, *(str(len(s[k])) for k in ("false_fail", "false_pass", "neither"))]
+                       for n, s in scores.items()]))  # fmt: skip
+    for key, title in (("false_fail", "Right, and rejected"), ("false_pass", "Wrong, and accepted"),
+                       ("neither", "Cannot be checked")):  # fmt: skip
+        print(f"\n{title}")
+        for name, counted in scores.items():
+            if counted[key]:
+                text = f"{name} ({len(counted[key])}): {'; '.join(counted[key])}"
+                print(fill(text, 116, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+
+
+# --- this project's kernels ----------------------------------------------------------------------
 
 
 def _missed(rejected: dict[tuple[str, str], set[str]], name: str, point: str) -> list[str]:

@@ -1,0 +1,120 @@
+"""Forwards, held against a second way to compute the same numbers: a gradient can be right for a wrong function.
+
+twin           the kernel in PyTorch, every operation of the registry
+bias           y with b less y without it is b
+delta_w        W' - W0 by hand against PyTorch's
+layer          the kernel against x (W0 + dW)
+column norms   the norms by hand against numpy.linalg's; after rescaling, the columns are as long as the magnitudes
+merging        the logits of an encoder with its adapter, and with the adapter merged into its weights
+
+Checked by  tests/test_check_job.py: each of them fails when its forward is spoilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from ..by_hand.kernels import KERNELS
+from ..by_hand.methods import METHODS
+from ..gradcheck import relative_error
+from ..methods import Method
+from .scenarios import Case, encoder_loss, scenarios
+from .suite import twin_of
+
+RTOL = 1e-11
+"""The largest error, relative to the largest number of the result."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One comparison: ``subject`` is a kernel or a method, ``way`` one of those above."""
+
+    subject: str
+    way: str
+    error: float
+
+    @property
+    def ok(self) -> bool:
+        """Close enough; NaN is not."""
+        return self.error <= RTOL
+
+
+def forwards() -> list[Forward]:
+    """All of them, the worst scenario of each subject; the two ways that need torch only where it is installed."""
+    found = [*_kernels(), *_methods()]
+    worst: dict[tuple[str, str], Forward] = {}
+    for forward in found:
+        before = worst.get((forward.subject, forward.way))
+        if before is None or not forward.error <= before.error:
+            worst[forward.subject, forward.way] = forward
+    return list(worst.values())
+
+
+def _kernels() -> Iterator[Forward]:
+    for name, op in KERNELS.items():
+        for scenario, case in scenarios(op):
+            if scenario == "float32":
+                continue
+            y = op.fwd(**case.args)[0]
+            if find_spec("torch"):
+                yield Forward(name, "twin", relative_error(y, _torch(twin_of(op.name), case.args)))
+            b = case.args.get("b_O")
+            if b is not None:
+                plain = op.fwd(**{**case.args, "b_O": None})[0]
+                yield Forward(name, "bias", relative_error(y, plain + b))
+
+
+def _methods() -> Iterator[Forward]:
+    for name, method in METHODS.items():
+        if not method.mergeable:
+            continue
+        op = KERNELS[method.op]
+        for scenario, case in scenarios(op):
+            if scenario not in ("float32", "initial point"):
+                yield from _method(name, method, case)
+        yield Forward(name, "merging", _merging(name))
+
+
+def _method(name: str, method: Method, case: Case) -> Iterator[Forward]:
+    args = {**case.args, **{key: None for key in case.args if key.startswith("keep")}}
+    delta = _called(method.delta_w, args)
+    if find_spec("torch"):
+        yield Forward(name, "delta_w", relative_error(delta, _torch(method.delta_w_twin, args)))
+    if method.rescales:
+        # V = (W0 + dW) n / m: the weight before its columns were brought from length n to length m
+        norm, magnitude = _called(method.column_norm, args), args["magnitude_O"]
+        V = (args["W0_IO"] + delta) * (norm / magnitude)
+        yield Forward(name, "column norms", relative_error(norm, np.linalg.norm(V, axis=0)))
+        lengths = np.linalg.norm(args["W0_IO"] + delta, axis=0)
+        yield Forward(name, "column norms", relative_error(lengths, np.abs(magnitude)))
+        args |= {"norm_O": norm} if "norm_O" in args else {}
+    y = KERNELS[method.op].fwd(**args)[0]
+    b = 0 if args.get("b_O") is None else args["b_O"]
+    yield Forward(name, "layer", relative_error(y, args["x_NI"] @ (args["W0_IO"] + delta) + b))
+
+
+def _merging(name: str) -> float:
+    from ..by_hand.encoder import encoder_fwd, merge
+
+    loss = encoder_loss(name)
+    logits = [encoder_fwd(model, loss.x, loss.mask)[0] for model in (loss.model, merge(loss.model))]
+    return relative_error(*logits)
+
+
+def _called(function: Callable[..., Any], args: Mapping[str, Any]) -> Any:
+    """The function on those of the arguments that it takes."""
+    return function(**{key: args[key] for key in signature(function).parameters if key in args})
+
+
+def _torch(function: Callable[..., Any], args: Mapping[str, Any]) -> np.ndarray:
+    import torch
+
+    tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in args.items()}
+    with torch.no_grad():
+        return _called(function, tensors).numpy()
