@@ -86,7 +86,8 @@ class Stored(Adapter):
         """With the frozen arrays. Raises InputError for one that does not come out as it was when saved."""
         missing = [name for name in self.marks if name not in self.arrays]
         drawn = _redraw(self.config, self.matrices, self.arrays) if missing else {}
-        arrays = {name: self.arrays.get(name, drawn.get(name)) for name in array_shapes(self.config, self.matrices)}
+        every = {**drawn, **self.arrays}
+        arrays = {name: every[name] for name in array_shapes(self.config, self.matrices)}
         for name, mark in self.marks.items():
             if fingerprint(arrays[name]) != mark:
                 raise InputError(f"{name}, drawn from seed {self.config.seed}, is not what it was when saved")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from typing import TypeGuard
 
 from .by_hand.methods import METHODS
 from .shapes import InputError
@@ -27,13 +28,14 @@ def _require(holds: bool, name: str, given: object, expected: str) -> None:
         raise InputError(f"{name} is {given!r}, expected {expected}")
 
 
-def _whole(value: object) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _positive(**values: object) -> None:
     for name, value in values.items():
-        _require(_whole(value) and value >= 1, name, value, "a whole number, at least 1")
+        at_least_one = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        _require(at_least_one, name, value, "a whole number, at least 1")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class EncoderConfig:
         _require(_whole(self.first) and 0 <= self.first < self.layers, "first", self.first, f"0 to {self.layers - 1}")
 
     @property
+    def inputs(self) -> int:
+        """Rows of the matrix that the inputs meet: V of the embedding, or I of a continuous token."""
+        return self.vocab or self.features or 0
+
+    @property
     def positions(self) -> int:
         """Rows of the table of positions: RoBERTa's has pad_id unused ones and one for padding before the first."""
         return self.time if self.pad_id is None else self.pad_id + 1 + self.time
@@ -95,7 +102,7 @@ class AdapterConfig:
 
     method: str = "tlora"
     rank: int = 8
-    targets: tuple[str, ...] | None = None  # None: the method's own, query and value for most
+    targets: tuple[str, ...] = None  # type: ignore[assignment]  # None becomes the method's own, query and value for most
     layers: tuple[int, ...] | None = None
     dropout: float = 0.0
     init: str = "released"  # rule for TLoRA's A and C

@@ -139,7 +139,7 @@ def encoder_size(config: EncoderConfig) -> int:
     """V D or (I + 1) D embedding + T D positions + token types + 2 D + L (4 D (D + 1) + 2 D F + F + D + 4 D)
     + D (D + 1) pooler + head, all arrays."""
     D, F, L = config.width, config.hidden, config.layers - config.first
-    tokens = config.vocab * D if config.vocab else (config.features + 1) * D
+    tokens = config.inputs * D + (0 if config.vocab else D)
     embed = 0 if config.first else tokens + (config.positions + config.types + 2) * D
     layer = 4 * D * (D + 1) + 2 * D * F + F + D + 4 * D
     return embed + L * layer + config.pooler * D * (D + 1) + (D + 1) * config.classes

@@ -32,7 +32,7 @@ def shared_arrays(where: Sequence[Site], adapter: AdapterConfig) -> dict[str, Ar
 def init_encoder(config: EncoderConfig, seed: int = 0, dtype: type = np.float32) -> Model:
     """A fresh encoder, all of it trained: weights N(0, 1 / fan_in), embeddings of ids, positions and token
     types N(0, 0.02^2), biases 0, gamma 1."""
-    params = {}
+    params: dict[str, Array] = {}
     for name, shape in encoder_shapes(config).items():
         local = name.rpartition(".")[2]
         if local == "gamma":

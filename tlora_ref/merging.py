@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .by_hand.methods import METHODS
 from .model import Model, encoder_shapes
 from .room import Room
 from .shapes import InputError
@@ -57,6 +56,6 @@ def _updates(room: Room, model: Model) -> dict[str, Any]:
         raise InputError("nothing to merge: the model has no adapter")
     if model.merged:
         raise InputError("the adapter is already merged")
-    if not METHODS[model.adapter.method].mergeable:
-        raise InputError(f"{model.adapter.method} cannot be merged: no weight W0 + dW does what it does")
+    if not model.method.mergeable:
+        raise InputError(f"{model.method.name} cannot be merged: no weight W0 + dW does what it does")
     return {name: room.delta_w(model, name) for name in model.adapted}

@@ -38,14 +38,21 @@ class Model:
         if unknown:
             raise InputError(f"to be trained, but not in the model: {', '.join(unknown)}")
         for matrix in (*self.adapted, SHARED):
-            frozen = sorted(self.trained_in(matrix) - set(self.method.trained if self.method else ()))
+            frozen = sorted(self.trained_in(matrix) - set(self.method.trained if self.adapter else ()))
             if frozen:
                 raise InputError(f"{matrix}.{frozen[0]} cannot be trained: in an adapted matrix it has no gradient")
 
     @property
-    def method(self) -> Method | None:
-        """The adapter's method, if there is an adapter."""
-        return None if self.adapter is None else METHODS[self.adapter.method]
+    def attached(self) -> AdapterConfig:
+        """The adapter. Raises InputError if the model has none."""
+        if self.adapter is None:
+            raise InputError("the model has no adapter")
+        return self.adapter
+
+    @property
+    def method(self) -> Method:
+        """The adapter's method. Raises InputError if the model has no adapter."""
+        return METHODS[self.attached.method]
 
     @cached_property
     def adapted(self) -> dict[str, Site]:
@@ -100,10 +107,10 @@ def matrix_shape(config: EncoderConfig, target: str) -> tuple[int, int]:
 def encoder_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """Every base array's shape by name, in the order the forward meets them."""
     D = config.width
-    norm = {"gamma": (D,), "beta": (D,)}
+    norm: dict[str, tuple[int, ...]] = {"gamma": (D,), "beta": (D,)}
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
     if config.first == 0:
-        modules["embed"] = {"W": (config.vocab, D)} if config.vocab else {"W": (config.features, D), "b": (D,)}
+        modules["embed"] = {"W": (config.inputs, D)} | ({} if config.vocab else {"b": (D,)})
         modules["position"] = {"W": (config.positions, D)}
         modules |= {"type": {"W": (config.types, D)}} if config.types else {}
         modules["embed_norm"] = norm
@@ -162,13 +169,13 @@ def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[st
 
 def adapter_arrays(model: Model, name: str) -> dict[str, Any]:
     """The arrays that a matrix's adapter is made of, by their local names; shared ones in their full size."""
-    method = METHODS[model.adapter.method]
+    method = model.method
     return {arg.base: model.params[method.full_name(name, arg.base)] for arg in method.arrays}
 
 
 def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
     """The adapter's arrays and constants for one matrix, by the kernel's names: {"A_IR": ..., "alpha": ...}."""
-    adapter, method = model.adapter, METHODS[model.adapter.method]
+    adapter, method = model.attached, model.method
     I, O = matrix_shape(model.config, name.rpartition(".")[2])
     site = Site(name, I, O, adapter.rank_of(name))
     constants = {constant: adapter.scale_at(site.R) for constant in method.constants}
@@ -209,7 +216,7 @@ def check_inputs(model: Model, inputs: Any, mask_NT: Any | None, types_NT: Any |
     if not 1 <= shape[1] <= config.time:
         raise ShapeError(f"encoder: inputs have shape {shape}, T must be 1 to {config.time}")
     if ids:
-        check_ids("encoder: inputs", inputs, config.vocab)
+        check_ids("encoder: inputs", inputs, config.inputs)
     if types_NT is not None:
         types = 0 if config.first else config.types
         if types == 0:

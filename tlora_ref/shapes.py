@@ -70,13 +70,16 @@ def _bind(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str,
     fixed_by: dict[str, str] = {}
     for name, shape in shapes:
         letters = split_name(name)[1]
+        pairs: list[tuple[str, Any]] = []
         if letters[:1] == "N":
             tail, lead = letters[1:], len(shape) - len(letters) + 1
             fits = lead >= 0
-            pairs = [("N", shape[:lead]), *zip(tail, shape[lead:], strict=True)] if fits else []
+            if fits:
+                pairs = [("N", shape[:lead]), *zip(tail, shape[lead:], strict=True)]
         else:
             fits = len(shape) == len(letters)
-            pairs = zip(letters, shape, strict=True) if fits else []
+            if fits:
+                pairs = list(zip(letters, shape, strict=True))
         if not fits:
             raise ShapeError(f"{op}: {name} has shape {shape}, expected axes {_spell(letters)}")
         for letter, size in pairs:

@@ -55,8 +55,8 @@ def check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
 def write_tensors(path: str | Path, kind: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write the file whole or not at all. Raises InputError if it cannot be written, or for a number not finite."""
     check_numbers(arrays)
-    content = json.loads(json.dumps(content))  # as it will be read
-    entry = json.dumps(content | {"sha256": digest(content, arrays)}, separators=(",", ":"))
+    read: dict[str, Any] = json.loads(json.dumps(content))  # as it will be read
+    entry = json.dumps(read | {"sha256": digest(read, arrays)}, separators=(",", ":"))
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomic(Path(path), safetensors.numpy.save(arrays, {kind: entry}))
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from .by_hand.methods import METHODS
 from .config import TrainConfig
 from .model import Model, check_inputs
 from .room import Room
@@ -71,7 +70,7 @@ def dropout_masks(model: Model, rng: np.random.Generator, lead: tuple[int, ...])
     """One float64 mask per adapted matrix, divided by (1 - p), of the width the method's dropout acts on."""
     if model.adapter is None or model.adapter.dropout == 0:
         return {}
-    on_input = METHODS[model.adapter.method].keep.endswith("I")
+    on_input = model.method.keep.endswith("I")
     p, keep = model.adapter.dropout, {}
     for name, site in sorted(model.adapted.items()):
         keep[name] = (rng.random((*lead, site.I if on_input else site.O)) >= p) / (1 - p)
@@ -251,6 +250,7 @@ def evaluate(
     labels_N: Array,
     mask_NT: Array | None = None,
     types_NT: Array | None = None,
+    *,
     batch_size: int = 256,
 ) -> tuple[float, float]:
     """(mean loss, accuracy) without dropout."""

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..by_hand.methods import METHODS
 from ..model import Model, adapter_arguments, check_inputs, check_layer, padded_positions
 from ..shapes import InputError
 from .methods import TWINS
@@ -102,11 +101,11 @@ def project(model: Model, name: str, x_NTI: Tensor, keep: Keep) -> Tensor:
     """x W + b through the op that this matrix needs."""
     W_IO, b_O = model.params[f"{name}.W"], model.params[f"{name}.b"]
     if name in model.adapted:
-        twin, arguments = TWINS[model.adapter.method], adapter_arguments(model, name)
+        twin, arguments = TWINS[model.method.name], adapter_arguments(model, name)
         if twin.constants_of is not None:
             arguments |= twin.constants_of(W_IO, **arguments)
         if name in keep:
-            arguments[METHODS[model.adapter.method].keep] = keep[name]
+            arguments[model.method.keep] = keep[name]
         return twin.linear(x_NTI, W_IO, b_O, **arguments)
     return (linear if model.trained_in(name) else frozen_linear)(x_NTI, W_IO, b_O)
 
@@ -120,7 +119,7 @@ def block(model: Model, name: str, z_NTD: Tensor, skip_NTD: Tensor) -> Tensor:
     """skip + f(z) with the bottleneck adapter of that name; skip where there is none."""
     if name not in model.adapted:
         return skip_NTD
-    return skip_NTD + TWINS[model.adapter.method].linear(z_NTD, **adapter_arguments(model, name))
+    return skip_NTD + TWINS[model.method.name].linear(z_NTD, **adapter_arguments(model, name))
 
 
 # --- one layer -----------------------------------------------------------------------------------
@@ -253,9 +252,11 @@ def loss_and_logits(
 
 @torch.no_grad()
 def delta_w(model: Model, name: str) -> Tensor:
-    """dW = W' - W0 (I, O) of one adapted matrix, as evaluation sees it."""
-    W0_IO = model.merged.get(name, model.params[f"{name}.W"])
-    return TWINS[model.adapter.method].delta_w(W0_IO, **adapter_arguments(model, name))
+    """dW = W' - W0 (I, O) of one adapted matrix, as evaluation sees it. Raises InputError if its method has none."""
+    delta = TWINS[model.method.name].delta_w
+    if delta is None:
+        raise InputError(f"{model.method.name} has no dW: no weight W0 + dW does what it does")
+    return delta(model.merged.get(name, model.params[f"{name}.W"]), **adapter_arguments(model, name))
 
 
 def own(model: Model) -> Model:

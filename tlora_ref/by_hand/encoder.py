@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..model import Model, adapter_arguments, adapter_arrays, check_inputs, check_layer, padded_positions
-from .methods import METHODS
+from ..shapes import InputError
 from .ops import (
     Array,
     Cache,
@@ -60,7 +60,7 @@ def project_fwd(model: Model, name: str, x_NTI: Array, keep: Keep) -> tuple[Arra
     faster than one small one per sequence."""
     W_IO, b_O, x_NI = model.params[f"{name}.W"], model.params[f"{name}.b"], rows(x_NTI)
     if name in model.adapted:
-        method, arguments = METHODS[model.adapter.method], adapter_arguments(model, name)
+        method, arguments = model.method, adapter_arguments(model, name)
         if method.constants_of is not None:
             arguments |= method.constants_of(W_IO, **arguments)
         if name in keep:
@@ -90,7 +90,7 @@ def project_bwd(model: Model, name: str, dy_NTO: Array, cache: Cache, grads: Gra
 def adapter_bwd(model: Model, name: str, dy: Array, cache: Cache, grads: Grads, of: str) -> Array:
     """The backward of an adapted matrix or block: its trained gradients into ``grads``, that of its input ``of``
     returned. Gradients of arrays that other matrices share add up."""
-    method, site, trained = METHODS[model.adapter.method], model.adapted[name], model.trained_at(name)
+    method, site, trained = model.method, model.adapted[name], model.trained_at(name)
     local = method.kernel.bwd(dy, cache, wrt=method.kernel.wrt if method.scatter else {of, *trained})
     dx = local.pop(of)
     for base, gradient in method.gradients(local, adapter_arrays(model, name), site).items():
@@ -127,7 +127,7 @@ def block_fwd(model: Model, name: str, z_NTD: Array, skip_NTD: Array) -> tuple[A
     """skip + f(z) with the bottleneck adapter of that name; skip, and no cache, where there is none."""
     if name not in model.adapted:
         return skip_NTD, None
-    f_NTD, cache = METHODS[model.adapter.method].kernel.fwd(z_NTD, **adapter_arguments(model, name))
+    f_NTD, cache = model.method.kernel.fwd(z_NTD, **adapter_arguments(model, name))
     return skip_NTD + f_NTD, cache
 
 
@@ -205,7 +205,7 @@ def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: 
 def layer_bwd(model: Model, at: str, dy_NTD: Array, c: LayerCache, grads: Grads) -> Array:
     """The layer read upwards. Fills ``grads``; returns dx (N, T, D)."""
     # y = LN(s + f(LN(s))) where an adapter sits behind the norm: s reaches y twice
-    if c.norm_block is not None:
+    if c.norm_block is not None and c.again is not None:
         dskip_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c.again, grads)
         dz_NTD = adapter_bwd(model, f"{at}.norm_block", dskip_NTD, c.norm_block, grads, "z")
         ds_NTD = dskip_NTD + norm_bwd(model, f"{at}.ffn_norm", dz_NTD, c.ffn_norm, grads)
@@ -335,15 +335,17 @@ def encoder_fwd(
 
 def encoder_bwd(dlogits_NV: Array, cache: EncoderCache) -> Grads:
     """The gradient of every trained array, by its name."""
-    model, c, grads = cache.model, cache, {}
+    model, c = cache.model, cache
+    grads: Grads = {}
     # logits = head(z);   z = pool(x), or tanh(pooler(pool(x)))
     dz_ND = project_bwd(model, "head", dlogits_NV, c.head, grads)
-    if model.config.pooler:
+    if c.pooler is not None and c.tanh is not None:
         dz_ND = project_bwd(model, "pooler", tanh_bwd(dz_ND, c.tanh)["x"], c.pooler, grads)
     dx_NTD = (mean_pool_bwd if model.config.pool == "mean" else first_token_bwd)(dz_ND, c.pool)["x"]
-    # the layers, from the top to the lowest that trains: under it nothing asks for a gradient
-    for layer in range(model.config.layers - 1, max(model.lowest, model.config.first) - 1, -1):
-        dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c.layers[layer - model.config.first], grads)
+    # the layers, from the top to the lowest that trains: under it nothing asks for a gradient, and there is no cache
+    for layer, c_layer in reversed(list(enumerate(c.layers, start=model.config.first))):
+        if c_layer is not None:
+            dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c_layer, grads)
     if model.lowest < 0:
         embed_bwd(model, dx_NTD, c.embedding, grads)
     return grads
@@ -379,9 +381,11 @@ def loss_and_logits(
 
 
 def delta_w(model: Model, name: str) -> Array:
-    """dW = W' - W0 (I, O) of one adapted matrix, as evaluation sees it."""
-    W0_IO = model.merged.get(name, model.params[f"{name}.W"])
-    return METHODS[model.adapter.method].delta_w(W0_IO, **adapter_arguments(model, name))
+    """dW = W' - W0 (I, O) of one adapted matrix, as evaluation sees it. Raises InputError if its method has none."""
+    delta = model.method.delta_w
+    if delta is None:
+        raise InputError(f"{model.method.name} has no dW: no weight W0 + dW does what it does")
+    return delta(model.merged.get(name, model.params[f"{name}.W"]), **adapter_arguments(model, name))
 
 
 def own(model: Model) -> Model:

@@ -33,7 +33,7 @@ def in_pieces(formula: Callable[[Array], tuple[Array, Array]], x: Array) -> tupl
 
 def normal_float32(x: Array) -> tuple[Array, Array]:
     """Phi(x) and phi(x) for float32: a polynomial in t = 1 / (1 + 0.2316419 |x|) times phi(x) in place of erfc. Off by
-    less than 7.5e-8, what rounding costs anyway (Zelen and Severo in Abramowitz and Stegun, Handbook of Mathematical
+    less than 7.5e-8, what a rounding or two costs anyway (Zelen and Severo in Abramowitz and Stegun, Handbook of Mathematical
     Functions, 1964, 26.2.17)."""
     pdf = np.exp(x * x * -0.5) * (1 / sqrt(2 * pi))
     # the tail beyond |x|: (b1 t + ... + b5 t^5) phi(x)

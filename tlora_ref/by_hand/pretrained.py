@@ -132,13 +132,13 @@ def _number(published: Mapping[str, Any], key: str, kind: type = int, default: f
 def _encoder_config(published: Mapping[str, Any], classes: int, pool: str, pooler: bool) -> EncoderConfig:
     number = partial(_number, published)
     roberta = published["model_type"] == "roberta"
-    pad_id = number("pad_token_id") if roberta else None
+    pad_id: int | None = number("pad_token_id") if roberta else None
     return EncoderConfig(
         width=number("hidden_size"),
         layers=number("num_hidden_layers"),
         heads=number("num_attention_heads"),
         hidden=number("intermediate_size"),
-        time=number("max_position_embeddings") - (pad_id + 1 if roberta else 0),
+        time=number("max_position_embeddings") - (0 if pad_id is None else pad_id + 1),
         classes=classes,
         vocab=number("vocab_size"),
         pool=pool,
