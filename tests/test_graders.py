@@ -535,7 +535,8 @@ CHEATS = {
     "the module of marks": "import sys, types, tlora_ref.course\n"
     "m = types.ModuleType('marks')\nm.grade = check = lambda *a, **k: None\n"
     "sys.modules['tlora_ref.course.marks'] = tlora_ref.course.marks = m",
-    "a package beside the notebook": "from pathlib import Path\nPath('tlora_ref/course').mkdir(parents=True)\n"
+    "a package beside the notebook": "import os, sys\nfrom pathlib import Path\nsys.path.insert(0, os.getcwd())\n"
+    "Path('tlora_ref/course').mkdir(parents=True, exist_ok=True)\n"
     "Path('tlora_ref/__init__.py').write_text('')\nPath('tlora_ref/course/__init__.py').write_text('')\n"
     "Path('tlora_ref/course/marks.py').write_text('def grade(*a, **k): pass')\ncheck = lambda *a, **k: None",
     "the library's own": "from tlora_ref.by_hand import tlora_linear_bwd as my_backward",

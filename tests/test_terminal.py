@@ -45,8 +45,9 @@ def test_interrupts_end_a_job_and_its_processes_with_one_line(words, times, tmp_
 
 
 DEAF = """
-import time
+import multiprocessing, time
 from tlora_ref.terminal import watch_interrupts
+lock = multiprocessing.get_context("spawn").Lock()  # something of the system's that has to be given back
 watch_interrupts("deaf: interrupted")
 print("ready", flush=True)
 while True:

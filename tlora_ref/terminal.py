@@ -106,7 +106,18 @@ def _end_in_time(heard: socket.socket, line: str, said: threading.Event) -> None
     if not said.is_set():
         with suppress(OSError):  # not through sys.stderr, which the main thread may hold
             os.write(2, f"{line}\n".encode())
+    tidying = threading.Thread(target=_give_back, daemon=True)
+    tidying.start()
+    tidying.join(0.3)
     os._exit(INTERRUPTED)
+
+
+def _give_back() -> None:
+    """The semaphores of processes, which are the system's; a helper of Python's would give them back with a warning."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        with suppress(Exception):
+            util._run_finalizers(0)
 
 
 def exit_code(code: int, output: _Forgiving, command: str) -> int:

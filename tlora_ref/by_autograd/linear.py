@@ -1,6 +1,6 @@
 """AdaptedLinear: an existing linear layer of a torch model, and any method of the registry beside it.
 
-Equation    y = base(x) + update(dropout(x)), or dropout(update(x)) as TLoRA has it (arXiv 2504.18735, section 3):
+Equation    y = base(x) + update(dropout(x)), or dropout(update(x)) as TLoRA has it (arXiv 2504.18735, section 2.2):
                 y = base(x) + dropout(alpha * x A B C);  the base, A and C are frozen, B and alpha are trained.
             Where a method rescales the columns (DoRA, EDoRA):  y = (x W0 + update) * m / n + b.
 Twin        by_hand/adapters.py and family.py, METHOD_linear_fwd; the updates are METHOD_update of this room.

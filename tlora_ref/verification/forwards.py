@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import by_hand
 from ..by_hand.kernels import KERNELS
 from ..by_hand.methods import METHODS
 from ..gradcheck import relative_error
+from ..merging import merge
 from ..methods import Method
 from .scenarios import Case, encoder_loss, scenarios
 from .suite import twin_of
@@ -77,8 +79,7 @@ def _methods(subjects: Collection[str] | None) -> Iterator[Forward]:
     for name, method in METHODS.items():
         if not method.mergeable or (subjects is not None and name not in subjects):
             continue
-        op = KERNELS[method.op]
-        for scenario, case in scenarios(op):
+        for scenario, case in scenarios(method.kernel):
             if scenario not in ("float32", "initial point"):
                 yield from _method(name, method, case)
         yield Forward(name, "merging", _merging(name))
@@ -86,26 +87,28 @@ def _methods(subjects: Collection[str] | None) -> Iterator[Forward]:
 
 def _method(name: str, method: Method, case: Case) -> Iterator[Forward]:
     args = {**case.args, **{key: None for key in case.args if key.startswith("keep")}}
+    twin = _twin(name) if find_spec("torch") else None
     delta = _called(method.delta_w, args)
-    if find_spec("torch"):
-        yield Forward(name, "delta_w", relative_error(delta, _torch(method.delta_w_twin, args)))
+    if twin is not None:
+        yield Forward(name, "delta_w", relative_error(delta, _torch(twin.delta_w, args)))
     if method.rescales:
-        norm, magnitude = _called(method.column_norm, args), args["magnitude_O"]
-        if find_spec("torch"):
-            yield Forward(name, "column norms", relative_error(norm, _torch(method.column_norm_twin, args)))
         lengths = np.linalg.norm(args["W0_IO"] + delta, axis=0)
-        yield Forward(name, "column norms", relative_error(lengths, np.abs(magnitude)))
-        args |= {"norm_O": norm} if "norm_O" in args else {}
-    y = KERNELS[method.op].fwd(**args)[0]
+        yield Forward(name, "column norms", relative_error(lengths, np.abs(args["magnitude_O"])))
+    if method.constants_of is not None:
+        constants = _called(method.constants_of, args)
+        if twin is not None:
+            for key, tensor in _torch(twin.constants_of, args).items():
+                yield Forward(name, "column norms", relative_error(constants[key], tensor.numpy()))
+        args |= constants
+    y = method.kernel.fwd(**args)[0]
     b = 0 if args.get("b_O") is None else args["b_O"]
     yield Forward(name, "layer", relative_error(y, args["x_NI"] @ (args["W0_IO"] + delta) + b))
 
 
 def _merging(name: str) -> float:
-    from ..by_hand.encoder import encoder_fwd, merge
-
     loss = encoder_loss(name)
-    logits = [encoder_fwd(model, loss.x, loss.mask)[0] for model in (loss.model, merge(loss.model))]
+    merged = merge(by_hand, loss.model)
+    logits = [by_hand.encoder_fwd(model, loss.x, loss.mask)[0] for model in (loss.model, merged)]
     return relative_error(*logits)
 
 
@@ -114,9 +117,16 @@ def _called(function: Callable[..., Any], args: Mapping[str, Any]) -> Any:
     return function(**{key: args[key] for key in signature(function).parameters if key in args})
 
 
-def _torch(function: Callable[..., Any], args: Mapping[str, Any]) -> np.ndarray:
+def _twin(method: str) -> Any:
+    from ..by_autograd.methods import TWINS
+
+    return TWINS[method]
+
+
+def _torch(function: Callable[..., Any], args: Mapping[str, Any]) -> Any:
     import torch
 
     tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in args.items()}
     with torch.no_grad():
-        return _called(function, tensors).numpy()
+        result = _called(function, tensors)
+    return result if isinstance(result, dict) else result.numpy()

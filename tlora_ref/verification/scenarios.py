@@ -239,13 +239,10 @@ def encoder_loss(
 
 
 def _frozen_factors(model: Model) -> set[str]:
-    from ..by_hand.methods import METHODS
-
+    """The full names of the adapter's arrays that its method freezes."""
     if model.adapter is None:
         return set()
-    method = METHODS[model.adapter.method]
-    trained = {arg.base for arg in method.trained_args}
-    return {f"{name}.{arg.base}" for name in model.adapted for arg in method.arrays if arg.base not in trained}
+    return {model.method.full_name(name, base) for name in model.adapted for base in model.method.frozen}
 
 
 def encoder_scenarios(method: str | None, seed: int = 0) -> Iterator[tuple[str, Loss]]:

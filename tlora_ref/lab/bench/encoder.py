@@ -55,17 +55,17 @@ def step_in_torch(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], An
     import torch
 
     from ...by_autograd.encoder import leaves
-    from ...by_autograd.optimizers import adamw
+    from ...by_autograd.optimizers import adamw_init as torch_init
     from ...by_autograd.optimizers import adamw_step as torch_step
 
     config, twin = TrainConfig(), leaves(by_autograd.to_torch(model))
     params = {name: twin.params[name] for name in sorted(twin.trained)}
-    optimizer = adamw(params, config)
+    optimizer = torch_init(params, config)
     tokens, labels = torch.from_numpy(x), torch.from_numpy(y)
 
     def call() -> dict[str, Any]:
         _, grads, _ = by_autograd.loss_and_grads(twin, tokens, labels)
-        torch_step(params, grads, optimizer, 1e-3)
+        torch_step(params, grads, optimizer, 1e-3, config)
         return params
 
     return call

@@ -1,8 +1,12 @@
 """One run on a GLUE task, epoch by epoch, in one process or many; interrupted anywhere, it goes on from the last epoch.
 
-Equation    AdamW as in by_autograd/train.py, the learning rate and the batches of loop.py, the loss a mean over the
-            whole batch (distributed.py).
+Equation    AdamW as in by_autograd/optimizers.py, learning rate and batches of training.py, the loss a mean over
+            the whole batch (distributed.py).
 Checked by  tests/test_glue.py.
+
+This is a loop of its own beside training.py's: what trains lives in an nn.Module of somebody else's making and not in a
+Model, the losses are scaled in float16, every process takes its share of a batch, and an epoch ends with a checkpoint
+that a later process goes on from.
 
 The batches follow from the seed alone. Dropout masks come from torch's generators, which every epoch starts anew from
 (seed, epoch, process): an epoch is the same whatever was run before it, so a run that goes on takes the steps that it
@@ -31,7 +35,7 @@ from torch.nn.functional import cross_entropy
 from ...adapter_file import read_stored
 from ...by_autograd.adapter_io import save_adapter
 from ...by_autograd.inject import is_adapted
-from ...by_autograd.optimizers import adamw
+from ...by_autograd.optimizers import adamw_init
 from ...files import read_file, write_atomic
 from ...shapes import InputError
 from ...training import NonFiniteError, batches, learning_rate, steps_per_epoch
@@ -82,7 +86,7 @@ def train(
     per_epoch = steps_per_epoch(len(parts["train"]), config)
     steps = per_epoch * config.epochs
     params = trained(model)
-    optimizer = adamw(params, config)
+    optimizer = adamw_init(params, config)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     path, record = folder / CHECKPOINT, Record()
     if os.path.lexists(path):
