@@ -39,16 +39,19 @@ EQUIVALENT = Path(__file__).parent / "equivalent.json"
 SECONDS = 120
 """An edit that runs longer has made an endless loop: it is found."""
 
-ENCODER = ("test_encoder.py", "test_numerics.py", "test_masks_and_extremes.py")
-LAYER = ("test_numerics.py", "test_exact.py", "test_init.py", "test_family.py", "test_laws.py", "test_activations.py")
-
 OF_FILE: dict[str, tuple[str, ...]] = {
-    "by_hand/ops.py": ("test_numerics.py", "test_masks_and_extremes.py", "test_fast.py", "test_exact.py"),
-    "by_hand/encoder.py": (*ENCODER, "test_family.py", "test_promises.py", "test_activations.py"),
+    "by_hand/ops.py": ("test_numerics.py", "test_masks_and_extremes.py", "test_fast.py"),
+    "by_hand/encoder.py": ("test_encoder.py", "test_numerics.py", "test_promises.py", "test_activations.py"),
     "by_hand/optimizers.py": ("test_train.py", "test_promises.py"),
-    "by_hand/methods/tlora.py": (*LAYER, "test_adapter_file.py"),
 }
-"""The property tests of a file, beside those of its kernels; LAYER for a method's page that is not named."""
+"""The property tests of a file, beside those of its kernels."""
+
+OF_KERNEL = ("test_numerics.py", "test_activations.py")
+OF_START = ("test_init.py", "test_family.py", "test_adapter_file.py", "test_numerics.py")
+"""Those of a method's page that is not named above: for what a kernel calls, and for everything else."""
+
+KERNELS_TESTED = 4
+"""The properties of so many kernels are run; the checks, which are faster, run on all that an edit reaches."""
 
 
 def files() -> list[str]:
@@ -89,7 +92,7 @@ def found_by_check(file: str, edit: Edit) -> str:
     """The check that finds an edit, "" if none does."""
     module, names = _module(file), _reached(file, edit.function)
     _warm(file, names)
-    return _planted(edit, module, lambda: _check(file, names))
+    return _planted(edit, module, lambda: _check(file, edit.function, names))
 
 
 def found_without_edit(file: str, function: str) -> str:
@@ -141,7 +144,7 @@ def _planted(edit: Edit, module: ModuleType, search: Callable[[], str]) -> str:
     return told[:-1].decode(errors="replace") if told else f"no end within {SECONDS} seconds, or a crash"
 
 
-def _check(file: str, names: tuple[str, ...]) -> str:
+def _check(file: str, function: str, names: tuple[str, ...]) -> str:
     for subject, op, points in _subjects(file, names):
         arrays, tested, flat = set(), set(), set()
         for scenario, fn, vjp, inputs, wrt, never in points:
@@ -153,8 +156,7 @@ def _check(file: str, names: tuple[str, ...]) -> str:
             flat |= never
         if arrays - tested - flat:
             return f"{subject}: never above noise: {', '.join(sorted(arrays - tested - flat))}"
-    methods = [name for name, method in METHODS.items() if method.kernel.name in names or file == "by_hand/encoder.py"]
-    for forward in forwards({*names, *methods}):
+    for forward in forwards({*names, *_methods(file, function)}):
         if not forward.ok:
             return f"{forward.subject}, {forward.way}"
     return ""
@@ -199,15 +201,15 @@ def _test(file: str, names: tuple[str, ...]) -> str:
             if report.failed and not self.found:
                 self.found = report.nodeid
 
-    every = OF_FILE.get(file, LAYER)
+    every = OF_FILE.get(file, OF_KERNEL if names else OF_START)
     runs = [([name], []) for name in every if (TESTS / name).exists()]
     if names:
-        runs.insert(0, (["test_kernels.py"], ["-k", " or ".join(f"[{name}]" for name in names)]))
+        runs.insert(0, (["test_kernels.py"], ["-k", " or ".join(f"[{name}]" for name in names[:KERNELS_TESTED])]))
     os.chdir(PACKAGE.parent)
     for paths, chosen in runs:
         first = First()
         given = [*(str(TESTS / path) for path in paths), *chosen]
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not job", *given], plugins=[first])
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not (job or slow)", *given], plugins=[first])
         if code != 0:
             return first.found or f"{paths[0]} ends with {code!r}"
     return ""
@@ -227,6 +229,17 @@ def _reached(file: str, function: str) -> tuple[str, ...]:
         if target in called:
             found.append((target not in ends, name))
     return tuple(name for _, name in sorted(found, key=lambda pair: pair[0]))
+
+
+@cache
+def _methods(file: str, function: str) -> tuple[str, ...]:
+    """The methods whose dW, constants or kernel call a function; of the encoder's functions, all methods."""
+    target, found = _plain(getattr(_module(file), function)), []
+    for name, method in METHODS.items():
+        ends = [end for end in (method.kernel.fwd, method.kernel.bwd, method.delta_w, method.constants_of) if end]
+        if file == "by_hand/encoder.py" or any(target in _called(_plain(end)) for end in ends):
+            found.append(name)
+    return tuple(found)
 
 
 def _plain(function: Any) -> FunctionType:

@@ -6,7 +6,8 @@
 An edit exchanges or drops one operator, constant, transpose, argument, condition or statement. It is planted in a
 process of its own: there the checks of the job check run on the kernels that it reaches, and if they find nothing,
 the property tests of the file. Every edit that nothing finds is printed, unless it is listed as equivalent with the
-reason (verification/equivalent.json). The score of a file is the share of the other edits that were found.
+reason (verification/equivalent.json); one that is listed is tried by the checks alone. The score of a file is the share
+of the other edits that were found.
 
 What was found is kept in the folder --out: a call that was interrupted goes on where it was, and a later call repeats
 only the edits of changed functions, and those that nothing had found if the tests have changed since. The tests are
@@ -87,22 +88,22 @@ def score(file: str, function: str | None, out: Path, workers: int | None) -> tu
     checked = run_all(by_check, None, tasks, f"{file}, checks", workers, store)
     left = [task for task, by in zip(tasks, checked, strict=True) if not by]
     tests = _tests()
-    again = [(*task[:3], f"{task[3]} {tests}") for task in left]
+    again = [(*task[:3], f"{task[3]} {tests}") for task in left if task[1:3] not in equivalent]
     tested = run_all(by_tests, None, again, f"{file}, tests", workers, store)
-    survived = {task[1:3] for task, by in zip(left, tested, strict=True) if not by}
-    listed = {key for key in equivalent if function in (None, key[0])}
-    lines = [f"not found: {file}, {name}: {says}" for name, says in sorted(survived - listed)]
-    found = {task[1:3]: by for task, by in zip(left, tested, strict=True)}
-    found = {task[1:3]: by or found[task[1:3]] for task, by in zip(tasks, checked, strict=True)}
-    lines += [f"listed as equivalent, but found: {file}, {name}: {says}, by {found[name, says]}"
-              for name, says in sorted(listed - survived)]  # fmt: skip
+    survived = [task[1:3] for task, by in zip(again, tested, strict=True) if not by]
+    lines = [f"not found: {file}, {name}: {says}" for name, says in survived]
+    lines += [
+        f"listed as equivalent, but found: {file}, {name}: {says}, by {by}"
+        for (_, name, says, _), by in zip(tasks, checked, strict=True)
+        if by and (name, says) in equivalent
+    ]
     row = {
         "file": file,
         "edits": len(every),
         "by check": len(every) - len(left),
-        "by tests": len(left) - len(survived),
-        "equivalent": len(survived & listed),
-        "not found": len(survived - listed),
+        "by tests": len(again) - len(survived),
+        "equivalent": len(left) - len(again),
+        "not found": len(survived),
     }
     return row, lines
 
