@@ -3,7 +3,7 @@
 An edit exchanges an operator, a comparison, a constant, a key, an axis, an array for another one of the same letters,
 a branch or a function for its opposite; it drops a term, a factor, a transpose, a sign, a condition, an argument, an
 element or a statement. Function bodies and the defaults of their parameters are edited; docstrings, annotations,
-decorators, messages of errors and what a file says outside of functions are not.
+decorators, messages of errors, what a file says outside of functions and what it calls there are not.
 
 An edit is told by its function and by the statement before and after, so that a list of edits outlives other changes
 of the file; where a function says a statement twice, by its number as well.
@@ -40,12 +40,13 @@ class Edit:
 
 
 def edits(source: str) -> list[Edit]:
-    """Every edit of every function of a file, each once, in the order of the file."""
-    found = []
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef):
-            found += _of_function(node)
-    return found
+    """Every edit of every function of a file, each once, in the order of the file. A function that the file calls while
+    it is loaded has done its work when an edit is planted, and is left as it is."""
+    body = ast.parse(source).body
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    others = [part for node in body if node not in functions for part in ast.walk(node)]
+    loading = {part.func.id for part in others if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)}
+    return [edit for node in functions if node.name not in loading for edit in _of_function(node)]
 
 
 def plant(edit: Edit, module: Any) -> None:
