@@ -58,7 +58,8 @@ def test_layer_norm_in_float32_at_offsets_and_scales(offset, scale):
     of_along = of_along + gamma(D + 3) * (np.abs(dxhat) * (np.abs(xhat) + of_xhat)).mean(axis=-1, keepdims=True)
     inner = of_xhat * np.abs(along) + (np.abs(xhat) + of_xhat) * of_along
     inner = inner + gamma(D + 4) * (np.abs(dxhat) + size + np.abs(xhat * along))
-    bound = rstd * (inner * (1 + relative) + (relative + gamma(2)) * np.abs(dxhat - dxhat.mean(-1, keepdims=True) - xhat * along))
+    centred = np.abs(dxhat - dxhat.mean(axis=-1, keepdims=True) - xhat * along)
+    bound = rstd * (inner * (1 + relative) + (relative + gamma(2)) * centred)
     assert (np.abs(dx - right) <= bound).all()
 
 
@@ -202,6 +203,30 @@ def test_continuous_tokens_with_default_token_types():
         np.testing.assert_array_equal(one[name], other[name])
     assert one["type.W"][0].any()
     assert not one["type.W"][1].any()
+
+
+def test_every_name_without_a_gradient_is_named_in_order():
+    with pytest.raises(InputError, match=r"^no gradient with respect to A1, A2, A3, A4, A5, A6; there are x, W$"):
+        ops.wanted(["A4", "x", "A2", "A6", "A1", "A5", "A3"], "x", "W")
+
+
+@pytest.mark.parametrize(
+    ("call", "label"),
+    [
+        (lambda: ops.embedding_fwd(np.array([4]), np.ones((4, 2))), "embedding: ids_N has values"),
+        (lambda: ops.cross_entropy_fwd(np.ones((2, 3)), np.array([0, 3])), "cross_entropy: labels_N has values"),
+        (lambda: ops.softmax_fwd(np.ones((2, 3)), np.ones((2, 3))), "softmax: mask_NV has dtype"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named_with_its_operation(call, label):
+    with pytest.raises(InputError, match=f"^{label}"):
+        call()
+
+
+def test_a_bottleneck_is_houlsbys_unless_told_otherwise():
+    z, down, up = normal(3, 4), normal(4, 2), normal(2, 4, seed=1)
+    plain, _ = bottleneck.bottleneck_fwd(z, down, np.zeros(2), up, np.zeros(4))
+    np.testing.assert_array_equal(plain, ops.gelu_fwd(z @ down)[0] @ up)
 
 
 # --- what a cache keeps -----------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def _planted(edit: Edit, module: ModuleType, search: Callable[[], str]) -> str:
 
 
 def _check(file: str, function: str, names: tuple[str, ...]) -> str:
-    for subject, op, points in _subjects(file, names):
+    for subject, points in _subjects(file, names):
         arrays, tested, flat = set(), set(), set()
         for scenario, fn, vjp, inputs, wrt, never in points:
             report = check(fn, vjp, inputs, wrt, points=GIVEN)
@@ -165,15 +165,16 @@ def _check(file: str, function: str, names: tuple[str, ...]) -> str:
     return ""
 
 
-def _subjects(file: str, names: tuple[str, ...]) -> Iterator[tuple[str, Any, list[Any]]]:
+def _subjects(file: str, names: tuple[str, ...]) -> Iterator[tuple[str, list[Any]]]:
     for name in names:
         op = KERNELS[name]
-        yield name, op, [(s, op.fwd, op.bwd, case.args, op.wrt, frozenset()) for s, case in _scenarios(name)]
+        yield name, [(s, op.fwd, op.bwd, case.args, op.wrt, frozenset()) for s, case in _scenarios(name)]
     if file == "by_hand/encoder.py":
         for method in ENCODERS:
-            yield f"encoder + {method}", None, [
-                (s, loss.fn, loss.vjp, loss.inputs, None, loss.flat) for s, loss in _losses(method)
-            ]
+            yield (
+                f"encoder + {method}",
+                [(s, loss.fn, loss.vjp, loss.inputs, None, loss.flat) for s, loss in _losses(method)],
+            )
 
 
 @cache

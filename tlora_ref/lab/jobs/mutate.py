@@ -10,8 +10,8 @@ reason (verification/equivalent.json); one that is listed is tried by the checks
 of the other edits that were found.
 
 What was found is kept in the folder --out: a call that was interrupted goes on where it was, and a later call repeats
-only the edits of changed functions, and those that nothing had found if the tests have changed since. The tests are
-needed, so this job runs in the repository only.
+only the edits of changed functions, and those that nothing had found if the tests have changed since. After a check or
+a test was taken out, begin in another folder. The tests are needed, so this job runs in the repository only.
 
 The exit code is 1 if an edit was not found that is not listed, or if one was found that is listed as equivalent.
 """
@@ -27,7 +27,7 @@ from typing import Any
 from ...shapes import InputError
 from ...tables import table
 from ...verification import mutate
-from ..runs import run_all
+from ..runs import read_store, run_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,9 +87,11 @@ def score(file: str, function: str | None, out: Path, workers: int | None) -> tu
     tasks = [(file, e.function, e.says, e.of) for e in every]
     checked = run_all(by_check, None, tasks, f"{file}, checks", workers, store)
     left = [task for task, by in zip(tasks, checked, strict=True) if not by]
-    tests = _tests()
-    again = [(*task[:3], f"{task[3]} {tests}") for task in left if task[1:3] not in equivalent]
-    tested = run_all(by_tests, None, again, f"{file}, tests", workers, store)
+    unseen = len(left)
+    left = [task for task in left if task[1:3] not in equivalent]
+    earlier = {key for path in out.glob(f"{store.stem}.tests-*.jsonl") for key, by in read_store(path).items() if by}
+    again = [task for task in left if f"{by_tests.__name__} {task!r}" not in earlier]
+    tested = run_all(by_tests, None, again, f"{file}, tests", workers, out / f"{store.stem}.tests-{_tests()}.jsonl")
     survived = [task[1:3] for task, by in zip(again, tested, strict=True) if not by]
     lines = [f"not found: {file}, {name}: {says}" for name, says in survived]
     lines += [
@@ -100,9 +102,9 @@ def score(file: str, function: str | None, out: Path, workers: int | None) -> tu
     row = {
         "file": file,
         "edits": len(every),
-        "by check": len(every) - len(left),
-        "by tests": len(again) - len(survived),
-        "equivalent": len(left) - len(again),
+        "by check": len(every) - unseen,
+        "by tests": len(left) - len(survived),
+        "equivalent": unseen - len(left),
         "not found": len(survived),
     }
     return row, lines
