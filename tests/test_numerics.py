@@ -12,8 +12,10 @@ import pytest
 
 from tlora_ref import EncoderConfig, InputError, ShapeError, init_encoder
 from tlora_ref.by_hand import encoder_fwd, loss_and_grads, ops
+from tlora_ref.by_hand.kernels import KERNELS
 from tlora_ref.by_hand.methods import bottleneck, edora, lora_xs, mtlora
 from tlora_ref.gradcheck import check
+from tlora_ref.verification.scenarios import scenarios
 
 U = 2.0**-24
 """The unit roundoff of float32."""
@@ -161,6 +163,39 @@ def test_softmax_in_float16_up_to_its_largest_numbers(offset):
     assert p.dtype == np.float16
     np.testing.assert_allclose(p, exact, rtol=0, atol=4 * HALF)
     assert np.isfinite(ops.softmax_bwd(np.ones_like(p), cache)["x"]).all()
+
+
+@pytest.mark.parametrize("op", KERNELS.values(), ids=list(KERNELS))
+def test_float16_stays_float16(op):
+    case = dict(scenarios(op))["different sizes"]
+    args = {k: v.astype(np.float16) if getattr(v, "dtype", None) == np.float64 else v for k, v in case.args.items()}
+    out, cache = op.fwd(**args)
+    grads = op.bwd(case.cotangent().astype(np.float16), cache)
+    for array in (out, *grads.values()):
+        assert array.dtype == np.float16
+        assert np.isfinite(array).all()
+
+
+def test_gelu_in_float16_over_its_whole_range():
+    """One rounding of the result to float16, and two of Phi and x Phi; float32's own are far below."""
+    x = np.array([-65504, -300, -3, -1e-3, 0, 1e-3, 3, 300, 65504], dtype=np.float16)
+    y, cache = ops.gelu_fwd(x)
+    exact, _ = ops.gelu_fwd(x.astype(float))
+    assert (np.abs(y - exact) <= gamma(3, HALF) * np.abs(exact) + 2.0**-24).all()
+    np.testing.assert_allclose(ops.gelu_bwd(np.ones_like(x), cache)["x"][[0, 1, 4, 7, 8]], [0, 0, 0.5, 1, 1])
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 20.0])
+def test_layer_norm_in_float16_where_its_squares_fit(size):
+    """The squares of a row add up to less than 65,504. The bound is that of float32 above, with float16's roundoff."""
+    D = 16
+    x, g, b = ((size * normal(4, D)).astype(np.float16), np.ones(D, np.float16), np.zeros(D, np.float16))
+    y, _ = ops.layer_norm_fwd(x, g, b)
+    exact, (xhat, rstd, _) = ops.layer_norm_fwd(x.astype(float), g.astype(float), b.astype(float))
+    shift = (gamma(D + 2, HALF) * np.abs(x).max(axis=-1, keepdims=True) + 2.0**-24) * rstd
+    lost = (D * 2.0**-24 + 2.0**-25) * rstd**2  # of squares and of eps, which are subnormal numbers
+    of_xhat = shift + np.abs(xhat) * ((shift**2 + gamma(D + 8, HALF) + lost) * 1.1 + gamma(4, HALF))
+    assert (np.abs(y - exact) <= of_xhat + gamma(4, HALF) * np.abs(xhat)).all()
 
 
 # --- corners that a random point does not meet ------------------------------------------------------
