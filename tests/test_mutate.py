@@ -118,6 +118,15 @@ def test_checks_that_fail_without_an_edit_say_nothing(tmp_path, capsys, monkeypa
     assert ops.tanh_bwd.__code__ is not right
 
 
+def test_tests_that_fail_without_an_edit_say_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(mutate, "OF_FILE", {"by_hand/ops.py": ("no_such_test.py",)})
+    words = ["mutate", "--file", "by_hand/ops.py", "--function", "tanh_bwd", "--out", str(tmp_path), "--workers", "1"]
+    assert main(words) == 2
+    assert "tanh_bwd: the tests fail without any edit, so they say nothing: no_such_test.py ends with " in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -33,6 +33,7 @@ EXTRAS = {
     "peft": "test",
     "transformers": "test",
     "mpmath": "test",
+    "pytest": "test",
     "nbformat": "tutorials",
     "nbconvert": "tutorials",
 }

@@ -70,7 +70,8 @@ def _of_function(node: ast.FunctionDef) -> Iterator[Edit]:
         function.body = function.body[1:] or [ast.Pass()]
     before = _source(function)
     names = _arrays(function)
-    seen, said = {before}, {}
+    seen: set[str] = {before}
+    said: dict[str, int] = {}
     for statement in [function, *_statements(function)]:
         for place in _places(statement):
             for new in _instead_of(place, names, statement.lineno):

@@ -80,7 +80,7 @@ def score(file: str, function: str | None, out: Path, workers: int | None) -> tu
         raise InputError(f"{file} has no function {function!r} with anything to edit")
     equivalent = mutate.equivalents(file)
     for name in dict.fromkeys(e.function for e in every):
-        spoilt = mutate.found_without_edit(file, name)
+        spoilt = mutate.found_by_check(file, mutate.no_edit(file, name))
         if spoilt:
             raise InputError(f"{file}, {name}: the checks fail without any edit, so they say nothing: {spoilt}")
     store = out / f"{file.removesuffix('.py').replace('/', '_')}.jsonl"
@@ -91,6 +91,11 @@ def score(file: str, function: str | None, out: Path, workers: int | None) -> tu
     left = [task for task in left if task[1:3] not in equivalent]
     earlier = {key for path in out.glob(f"{store.stem}.tests-*.jsonl") for key, by in read_store(path).items() if by}
     again = [task for task in left if f"{by_tests.__name__} {task!r}" not in earlier]
+    if again:
+        name = again[0][1]
+        spoilt = mutate.found_by_tests(file, mutate.no_edit(file, name))
+        if spoilt:
+            raise InputError(f"{file}, {name}: the tests fail without any edit, so they say nothing: {spoilt}")
     tested = run_all(by_tests, None, again, f"{file}, tests", workers, out / f"{store.stem}.tests-{_tests()}.jsonl")
     survived = [task[1:3] for task, by in zip(again, tested, strict=True) if not by]
     lines = [f"not found: {file}, {name}: {says}" for name, says in survived]
