@@ -53,6 +53,9 @@ OF_KERNEL = ("test_numerics.py", "test_activations.py")
 OF_START = ("test_init.py", "test_family.py", "test_adapter_file.py", "test_numerics.py")
 """Those of a method's page that is not named above: for what a kernel calls, and for everything else."""
 
+QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""What the process has imported before its copies run pytest is no warning."""
+
 KERNELS_TESTED = 4
 """The properties of so many kernels are run; the checks, which are faster, run on all that an edit reaches."""
 
@@ -108,7 +111,9 @@ def found_by_tests(file: str, edit: Edit) -> str:
     """The test that finds an edit, "" if none does. Raises InputError without the folder of tests."""
     if not TESTS.is_dir():
         raise InputError(f"there is no folder {TESTS}: the tests are in the repository, not in the installed package")
-    import pytest  # noqa: F401  # where it is missing, that is said here, and no test is missing in its place
+    # once here, and not in every copy; and where they are missing, no test is missing in their place
+    import hypothesis.strategies
+    import pytest  # noqa: F401
 
     names = _reached(file, edit.function)
     _warm(file, names)
@@ -230,12 +235,18 @@ def _test(file: str, names: tuple[str, ...]) -> str:
     runs: list[tuple[list[str], list[str]]] = [([name], []) for name in every]
     if names:
         runs.append((["test_kernels.py"], ["-k", " or ".join(f"[{name}]" for name in names[:KERNELS_TESTED])]))
+    if every is OF_START:
+        page = Path(file).stem
+        runs.insert(0, (["test_family.py"], ["-k", f"[{page}"]))  # the start of its own methods, in no time
     os.chdir(PACKAGE.parent)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what else is installed takes longer to load than these tests
     for paths, chosen in runs:
         first = First()
         given = [*(str(TESTS / path) for path in paths), *chosen]
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not (job or slow)", *given], plugins=[first])
-        if code != 0:
+        code = pytest.main(
+            ["-x", "-q", "-p", "no:cacheprovider", "-m", "not (job or slow)", *QUIET, *given], plugins=[first]
+        )
+        if code != 0 and not (chosen and code == pytest.ExitCode.NO_TESTS_COLLECTED):
             return first.found or f"{paths[0]} ends with {code!r}"
     return ""
 
