@@ -34,6 +34,7 @@ EXTRAS = {
     "transformers": "test",
     "mpmath": "test",
     "pytest": "test",
+    "hypothesis": "test",
     "nbformat": "tutorials",
     "nbconvert": "tutorials",
 }
