@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tlora_ref import AdapterConfig, EncoderConfig, attach, init_encoder
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.by_hand.methods.lora import lora_draw
 from tlora_ref.by_hand.methods.tlora import factor_stds, tlora_draw
 from tlora_ref.draws import stream
@@ -79,3 +80,64 @@ def test_the_stream_of_a_name_is_pinned():
         rtol=0,
         atol=0,
     )
+
+
+def drawn(kind, base, shape, spread):
+    generator = stream(3, f"m.{base}")
+    return spread * generator.standard_normal(shape) if kind == "normal" else generator.uniform(-spread, spread, shape)
+
+
+I, O, R = 9, 6, 4
+LORA = {"A": drawn("uniform", "A", (I, R), 1 / 3), "B": np.zeros((R, O))}
+C, D = (drawn("uniform", base, (R, R), 1 / 2) for base in "CD")
+BOTTLENECK = {
+    "down": drawn("normal", "down", (O, R), 0.02),
+    "down_b": np.zeros(R),
+    "up": drawn("normal", "up", (R, O), 0.02),
+    "up_b": np.zeros(O),
+}
+STARTS = {
+    "tlora": {
+        "A": drawn("normal", "A", (I, R), 1 / np.sqrt(3 * R)),
+        "B": np.zeros((R, R)),
+        "C": drawn("normal", "C", (R, O), 1 / np.sqrt(3 * O)),
+        "alpha": np.ones(()),
+    },
+    "lora": LORA,
+    "lora_fa": LORA,
+    "dora": LORA,
+    "dora_full": LORA,
+    "vera": {"lambda_d": np.full(R, 0.1), "lambda_b": np.zeros(O)},
+    "lora_xs": {"M": drawn("normal", "M", (R, R), 1e-5)},
+    "edora": {"M": drawn("normal", "M", (R, R), 1e-5)},
+    "mtlora_shim": LORA | {"C": C},
+    "mtlora_icfm": LORA | {"C": C},
+    "mtlora_ctcm": LORA | {"C": C, "D": D},
+    "mtlora_dtsm": LORA | {"C": C, "D": D},
+    "adapter_h": BOTTLENECK,
+    "adapter_p": BOTTLENECK,
+}
+"""What each page says of its start, apart from what follows from W0."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_as_its_page_says(method):
+    """The scale and the stream of every array: a file that keeps only a seed relies on both."""
+    W0 = np.random.default_rng(0).standard_normal((I, O))
+    found = METHODS[method].draw(Site("m", I, O, R), W0, AdapterConfig(method, rank=R, seed=3))
+    from_W0 = {"magnitude"} | ({"A", "C"} if method in ("lora_xs", "edora") else set())
+    assert set(found) - from_W0 == set(STARTS[method])
+    for base, expected in STARTS[method].items():
+        np.testing.assert_allclose(found[base], expected, rtol=1e-15, atol=0, err_msg=base)
+    if "magnitude" in found:
+        np.testing.assert_allclose(found["magnitude"], np.linalg.norm(W0, axis=0), rtol=1e-14)
+
+
+def test_the_largest_entry_of_a_singular_vector_is_positive_and_float32_weights_are_decomposed_in_float64():
+    W0 = np.random.default_rng(0).standard_normal((I, O)).astype(np.float32)
+    drawn = METHODS["lora_xs"].draw(Site("m", I, O, R), W0, AdapterConfig("lora_xs", rank=R))
+    A, C = drawn["A"], drawn["C"]
+    assert (A[np.abs(A).argmax(axis=0), np.arange(R)] > 0).all()
+    assert A.dtype == C.dtype == np.float64
+    U, S, Vt = np.linalg.svd(W0.astype(float))
+    np.testing.assert_allclose(A @ C, (U[:, :R] * S[:R]) @ Vt[:R], rtol=0, atol=1e-13)

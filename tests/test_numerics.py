@@ -208,6 +208,11 @@ def test_relus_gradient_at_zero_is_zero():
     np.testing.assert_array_equal(bottleneck.relu_bwd(np.full(4, 3.0), cache)["x"], [0, 0, 3, 0])
 
 
+def test_relu_is_decided_by_the_real_part():
+    """A complex step at 0 must not find a slope that the gradient does not have."""
+    np.testing.assert_array_equal(bottleneck.relu_fwd(np.array([1e-20j, -1e-20j, 1 + 1e-20j]))[0], [0, 0, 1 + 1e-20j])
+
+
 def test_relu_bottlenecks_gradient_at_a_dead_unit_is_zero():
     """A unit whose input is exactly 0: the start of an adapter with ``down`` and ``down_b`` of zeros."""
     z, up = normal(3, 4), normal(2, 4, seed=1)
@@ -293,6 +298,13 @@ def test_the_three_factor_layer_keeps_what_its_trained_factors_need(trains, drop
     assert any(item is x for item in cache) == ("A" in trains and not dropout)
 
 
+def test_who_trains_is_settled_in_the_forward():
+    x, W0, A, M, C, trains = normal(N, I), normal(I, O), normal(I, R), normal(R, S), normal(S, O), ["M"]
+    y, cache = lora_xs.tri_linear_fwd(x, W0, None, A, M, C, 0.5, trains=trains)
+    trains.append("A")
+    assert set(lora_xs.tri_linear_bwd(y, cache)) == {"x", "M"}
+
+
 def test_edora_keeps_no_input():
     """u for M, y0 for the magnitudes; neither x nor v, since A and C are frozen."""
     x, W0, A, M, C = normal(N, I), normal(I, O), normal(I, R), normal(R, S), normal(S, O)
@@ -325,3 +337,15 @@ def test_mtloras_core_and_its_gradients(form):
     for one in (M, *grads.values()):
         assert not any(np.shares_memory(one, other) for other in (dM, *inputs.values()))
     assert len({id(a) for a in grads.values()}) == len(grads)
+
+
+def test_mtlora_is_shim_unless_told_otherwise_and_has_no_gradient_of_a_d_that_is_not_there():
+    x, W0, A, B, C = normal(N, I), normal(I, O), normal(I, R), normal(R, O), normal(R, R)
+    np.testing.assert_array_equal(mtlora.mtlora_core_fwd(C)[0], C)
+    y, cache = mtlora.mtlora_linear_fwd(x, W0, None, A, B, C, 0.5)
+    np.testing.assert_allclose(y, x @ (W0 + 0.5 * A @ C @ B), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(mtlora.mtlora_delta_w(W0, A, B, C, 0.5), 0.5 * A @ C @ B, rtol=1e-12, atol=1e-12)
+    for form in ("shim", "icfm"):
+        _, cache = mtlora.mtlora_linear_fwd(x, W0, None, A, B, C, 0.5, form=form)
+        with pytest.raises(InputError, match="no gradient with respect to D"):
+            mtlora.mtlora_linear_bwd(y, cache, wrt=["D"])

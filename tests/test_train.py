@@ -48,6 +48,7 @@ def test_adamw_against_its_definition():
     p = p - lr2 * 0.1 * p - lr2 * (m / (1 - 0.9**2)) / (np.sqrt(v / (1 - 0.99**2)) + 1e-3)
     np.testing.assert_allclose(params["layers.0.query.alpha"], p, rtol=1e-14)
     assert state.t == {"layers.0.query.alpha": 2}
+    assert isinstance(params["layers.0.query.alpha"], np.ndarray)  # of a scalar too, not one of NumPy's numbers
 
 
 def test_the_decay_acts_on_alpha_unless_exempted():
