@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import wraps
 
 import numpy as np
@@ -223,9 +224,8 @@ def test_the_suite_as_json_and_a_planted_bug(capsys, monkeypatch):
     assert 0 < report["lines"][0]["errors"]["complex"] < 1e-14
 
     right = op.bwd
-    monkeypatch.setattr(
-        "tlora_ref.by_hand.ops.linear_bwd", lambda dy, cache: {**right(dy, cache), "b": dy.mean(axis=0)}
-    )
+    spoilt = replace(op, bwd=lambda dy, cache: {**right(dy, cache), "b": dy.mean(axis=0)})
+    monkeypatch.setitem(KERNELS, "linear", spoilt)
     assert main(["check", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert [line["ok"] for line in report["lines"]] == [False, True]
@@ -281,12 +281,16 @@ def test_a_forward_that_is_off_is_found_by_its_second_way(monkeypatch):
         return (y if b_O is None else y + b_O), cache
 
     tlora, dora = METHODS["tlora"], METHODS["dora"]
+
+    def longer(W0_IO, A_IR, B_RO, magnitude_O, scale):
+        return {"norm_O": (1 + 1e-9) * dora.constants_of(W0_IO, A_IR, B_RO, magnitude_O, scale)["norm_O"]}
+
     spoilt = {
         ("tanh", "twin"): (KERNELS, "tanh", Spoilt(tanh, fwd=off_by(1 + 1e-9, tanh.fwd))),
         ("lora_linear", "bias"): (KERNELS, "lora_linear", Spoilt(lora, fwd=twice_biased)),
         ("tlora", "delta_w"): (METHODS, "tlora", Spoilt(tlora, delta_w=off_by(1 + 1e-9, tlora.delta_w))),
         ("tlora", "layer"): (METHODS, "tlora", Spoilt(tlora, delta_w=off_by(1 + 1e-9, tlora.delta_w))),
-        ("dora", "column norms"): (METHODS, "dora", Spoilt(dora, column_norm=off_by(1 + 1e-9, dora.column_norm))),
+        ("dora", "column norms"): (METHODS, "dora", Spoilt(dora, constants_of=longer)),
     }
     for where, (table, name, row) in spoilt.items():
         with monkeypatch.context() as patch:

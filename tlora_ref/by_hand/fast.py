@@ -4,6 +4,8 @@ Everything here gives what the plain expression gives: exactly, or to the roundi
 trick for its plain expression and runs the kernels' properties again. Gains are ratios of medians, plain over trick,
 interleaved in one process on one thread of an AMD EPYC with OpenBLAS: ``python -m tlora_ref bench tricks``.
 
+Equation    those of ops.py, in another order or by a polynomial.
+Twin        none: PyTorch has its own.
 Checked by  tests/test_fast.py.
 """
 

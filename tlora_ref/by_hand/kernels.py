@@ -1,5 +1,9 @@
 """Every kernel pair by its name: what the property tests, the suite of checks and the mutants run over.
 
+Equation    none of its own: the kernels have theirs, in ops.py and methods/.
+Twin        by_autograd/kernels.py.
+Checked by  tests/test_kernels.py and tests/test_house.py.
+
 A method's kernel is in its METHOD already and is taken from there; the rest is the encoder's ops, and the pieces that
 some methods are made of. A kernel's arguments are read from its signature (methods.py).
 """

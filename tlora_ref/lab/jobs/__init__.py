@@ -10,6 +10,7 @@ audit.py    the paper's claims, each measured and judged; its figures; one HTML 
 bench.py    speed and memory
 glue.py     the paper's experiment on a transformers model
 export.py   an adapter file as a LoRA for Hugging Face PEFT
+fuzz.py     adapter files and checkpoints damaged by the thousand
 
 The job ``course`` lives in course/job.py.
 """
