@@ -51,7 +51,7 @@ def tiny(seed=0, adapter=None, train_also=(), dtype=np.float64, **changes):
 def constant_norms(model):
     """Hold the column norms that DoRA and EDoRA take as constants at their values here: what the released methods
     do not differentiate, an oracle must not differentiate either."""
-    method = model.method
+    method = model.method if model.adapter else None
     if method is None or method.constants_of is None:
         yield
         return

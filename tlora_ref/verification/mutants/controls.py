@@ -1,5 +1,6 @@
 """Equivalent controls: other ways to write the same gradient. A checker that rejects one gives a false alarm."""
 
+from .encoder import FFN
 from .mutant import Mutant
 
 MUTANTS = (
@@ -31,6 +32,6 @@ MUTANTS = (
     Mutant("control_cross_entropy_subtract_at_label", "cross_entropy", "control",
            "(p_NV - onehot_NV) * (dloss / at_N1.size)",
            "p_NV * (dloss / at_N1.size) - onehot_NV * (dloss / at_N1.size)", "Multiplied out.", equivalent=True),
-    Mutant("control_encoder_paths_first", "encoder", "control", "dh_NTD = ds_NTD + dffn_NTD",
-           "dh_NTD = dffn_NTD + ds_NTD", "A sum has no order.", at="layer_bwd", equivalent=True),
+    Mutant("control_encoder_paths_first", "encoder", "control", FFN,
+           FFN.replace("ds_NTD + ", "") + " + ds_NTD", "A sum has no order.", at="layer_bwd", equivalent=True),
 )  # fmt: skip

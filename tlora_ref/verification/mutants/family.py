@@ -30,7 +30,8 @@ TRI = (
 ICFM = "(dM_RR + dM_RR.T) @ C_RR"
 
 MTLORA = (
-    Mutant("mtlora_shim_dC_transposed", "mtlora_shim_linear", "transpose", "dM_RR.copy)()", "dM_RR.T.copy)()",
+    Mutant("mtlora_shim_dC_transposed", "mtlora_shim_linear", "transpose",
+           '{"C": dM_RR.copy()}', '{"C": dM_RR.T.copy()}',
            "That is the transpose of dM: a square C hides it.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
     Mutant("mtlora_icfm_one_side", "mtlora_icfm_linear", "dropped path", ICFM, "dM_RR @ C_RR",
            "C stands twice in C C^T, and a product has two terms.", ("B != 0",), at="mtlora_core_bwd"),
@@ -41,7 +42,7 @@ MTLORA = (
            "D and C are square, so nothing warns you: dC = D^T dM.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
     Mutant("mtlora_ctcm_wrong_side", "mtlora_ctcm_linear", "A/C swapped", "dM_RR @ C_RR.T", "C_RR.T @ dM_RR",
            "M = D C has C on the right, and so has dD.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
-    Mutant("mtlora_dtsm_mean_for_sum", "mtlora_dtsm_linear", "mean for sum", "else dM_RR.copy()", "else dM_RR / 2",
+    Mutant("mtlora_dtsm_mean_for_sum", "mtlora_dtsm_linear", "mean for sum", '"D": dM_RR.copy()}', '"D": dM_RR / 2}',
            "In a sum C + D each gets all of dM, not a half.", ("B != 0",), at="mtlora_core_bwd"),
 )  # fmt: skip
 
