@@ -18,7 +18,7 @@ MUTANTS = (
            "(dxhat_ND - mean_N1 - xhat_ND * ((dxhat_ND - mean_N1) * xhat_ND).mean(axis=-1, keepdims=True))",
            "xhat has mean zero, so subtracting the mean first changes nothing.", equivalent=True),
     Mutant("control_gelu_symmetric_distribution", "gelu", "control", "cdf + x * pdf", "1 - normal(-x)[0] + x * pdf",
-           "Phi(x) is 1 - Phi(-x).", equivalent=True, at="fwd"),
+           "Phi(x) is 1 - Phi(-x).", equivalent=True, at="gelu_and_slope"),
     Mutant("control_softmax_shifted_cotangent", "softmax", "control",
            'grads["x"] = p_NV * (dp_NV - row_sum(dp_NV, p_NV)',
            "dp_NV = dp_NV - dp_NV[..., :1]\n        grads[\"x\"] = p_NV * (dp_NV - row_sum(dp_NV, p_NV)",
