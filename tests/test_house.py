@@ -222,7 +222,8 @@ def python(toy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     if arguments[0].startswith("tests/"):
         code += "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     else:
-        code += "from tlora_ref.__main__ import main; sys.exit(main())"
+        # one process: the workers of a job are started afresh and know nothing of the toy
+        code += "import os; os.cpu_count = lambda: 1\nfrom tlora_ref.__main__ import main; sys.exit(main())"
     root = PACKAGE.parent
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
 

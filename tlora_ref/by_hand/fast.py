@@ -28,9 +28,12 @@ def in_pieces(formula: Callable[[Array], tuple[Array, Array]], x: Array) -> tupl
     if x.size <= PIECE:
         return formula(x)
     flat = x.reshape(-1)
-    pieces = [formula(flat[start : start + PIECE]) for start in range(0, x.size, PIECE)]
-    first, second = (np.concatenate(parts).reshape(x.shape) for parts in zip(*pieces, strict=True))
-    return first, second
+    whole = tuple(np.empty(x.size, result.dtype) for result in formula(flat[:0]))
+    for start in range(0, x.size, PIECE):
+        for results, result in zip(whole, formula(flat[start : start + PIECE]), strict=True):
+            results[start : start + PIECE] = result
+    first, second = whole
+    return first.reshape(x.shape), second.reshape(x.shape)
 
 
 def normal_float32(x: Array) -> tuple[Array, Array]:

@@ -95,7 +95,7 @@ def draw_case(
             factor = scale if arg.base == "x" else 1.0
             if arg.base == "B" and not generic:
                 factor = rng.choice([0.0, 1e-3, 1.0, 10.0])
-            args[arg.name] = factor * rng.standard_normal(want)
+            args[arg.name] = np.asarray(factor * rng.standard_normal(want))
         if isinstance(args[arg.name], np.ndarray) and not generic and rng.random() < 0.5:
             args[arg.name] = np.array(args[arg.name], order="F")  # asfortranarray makes a scalar a vector
     for option, values in op.options.items():
