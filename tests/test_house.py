@@ -231,7 +231,9 @@ def python(toy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PROPERTIES)
 def test_every_property_covers_a_new_method_unasked(toy, path):
-    result = python(toy, path, "-q", "-k", "toy", "-p", "no:cacheprovider")
+    # the tests of counts draw their methods with hypothesis; the others have one test for each
+    chosen = [] if path.endswith("test_counts.py") else ["-k", "toy"]
+    result = python(toy, path, "-q", *chosen, "-p", "no:cacheprovider")
     assert result.returncode == 0, result.stdout[-2000:]
     assert " passed" in result.stdout
 
