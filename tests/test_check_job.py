@@ -238,7 +238,7 @@ def test_the_suite_as_json_and_a_planted_bug(capsys, monkeypatch):
 
 
 class Spoilt:
-    """A row of the registry with some of its functions exchanged."""
+    """A kernel or method with some of its functions exchanged."""
 
     def __init__(self, row, **changed):
         self.row, self.changed = row, changed

@@ -1,4 +1,4 @@
-"""The family around TLoRA: every method of the registry is covered by every property here, unasked; then the
+"""The family around TLoRA: every method of the table is covered by every property here, unasked; then the
 reductions, the symmetries and the dead starting points of single methods."""
 
 import numpy as np

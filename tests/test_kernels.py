@@ -1,4 +1,4 @@
-"""Properties of every kernel in the registry: a new row is covered by all of them without being named here."""
+"""Properties of every kernel of the table: a new one is covered by all of them without being named here."""
 
 import copy
 import inspect
@@ -46,7 +46,7 @@ def assert_gradients_agree(case, oracle, rtol):
 
 
 @every_op
-def test_the_registry_names_what_exists(op):
+def test_the_table_names_what_exists(op):
     assert callable(op.fwd)
     assert callable(op.bwd)
     assert set(op.wrt) <= {arg.base for arg in op.args}

@@ -25,7 +25,7 @@ of_a_kernel = [m for m in ALL if m.op in KERNELS]
 by_name = {"ids": lambda m: m.name}
 
 
-# --- the registry --------------------------------------------------------------------------------
+# --- the list --------------------------------------------------------------------------------
 
 
 def test_every_kernel_has_bugs_and_every_name_is_taken_once():
@@ -262,7 +262,7 @@ def test_a_loss_that_falls_proves_little():
 
 
 def assert_no_alarm(data, examples):
-    """Every registry row, at points as wide as those that found every bug."""
+    """Every kernel, at points as wide as those that found every bug."""
 
     @settings(max_examples=examples)
     @given(case=st.sampled_from(list(KERNELS.values())).flatmap(lambda op: cases(op, data)))

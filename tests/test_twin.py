@@ -1,4 +1,4 @@
-"""The two rooms held together: every row of the registry, whole models, the optimizer and whole trainings.
+"""The two rooms held together: every kernel, whole models, the optimizer and whole trainings.
 
 PyTorch is part of the test extra: without it this file fails, it does not skip. Only a GPU may be missing.
 """
@@ -57,7 +57,7 @@ def assert_close(found, expected, largest, bounds, what):
     np.testing.assert_allclose(found.double().cpu().numpy(), expected, rtol=0, atol=atol, err_msg=what)
 
 
-# --- every row of the registry -------------------------------------------------------------------
+# --- every kernel -------------------------------------------------------------------
 
 
 def rounded(value, dtype):

@@ -23,7 +23,7 @@ from .targets import matches, nearest
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer of a block: what it is for (some of registry.MATRICES), its name, its (I, O)."""
+    """One linear layer of a block: what it is for (some of methods.MATRICES), its name, its (I, O)."""
 
     roles: tuple[str, ...]
     name: str

@@ -105,7 +105,7 @@ def inject(
     targets     patterns for modules, as in targets.py: suffixes of names, or compiled regular expressions
     init        how TLoRA's frozen factors are drawn; every other method starts in one way
     train_also  patterns for modules or parameters that stay trained, such as "classifier"
-    method      a name in registry.METHODS that sits on linear layers
+    method      a name in by_hand.METHODS that sits on linear layers
     lora_alpha  of a method with a constant scale, which is lora_alpha / rank; None: scale 1
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others

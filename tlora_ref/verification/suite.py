@@ -30,7 +30,7 @@ ENCODERS = (None, "tlora", "lora")
 
 @dataclass(frozen=True)
 class Task:
-    """One subject, a kernel of the registry or "encoder", with one of its scenarios; small enough to be sent
+    """One subject, a kernel of by_hand or "encoder", with one of its scenarios; small enough to be sent
     to another process."""
 
     subject: str
