@@ -2,7 +2,7 @@
 
     by_hand/kernels.py               KERNELS, every kernel pair by name
     by_hand/methods/__init__.py      METHODS, every adapter method by name
-    by_autograd/kernels.py           TWINS, the PyTorch twin of every kernel
+    by_autograd/kernels.py           KERNEL_TWINS, the PyTorch twin of every kernel
     by_autograd/methods/__init__.py  TWINS, the PyTorch twin of every method
 
 The letters in an argument's name give its shape (shapes.py); the first part of the name gives its kind:
