@@ -62,9 +62,8 @@ def lora_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
     if not method.mergeable:
         raise InputError(f"{config.method} is no LoRA: what it adds is not linear in x, so there is no W' - W0 at all")
     if not method.additive:
-        raise InputError(
-            f"{config.method} is no LoRA: it rescales the columns of W0, so its W' - W0 is not a matrix of rank r"
-        )
+        reason = "it rescales the columns of W0, so " if method.rescales else ""
+        raise InputError(f"{config.method} is no LoRA: {reason}its W' - W0 is not a matrix of rank r")
     constants = {name: getattr(config, name) for name in method.constants}
     for name, matrix in adapter.matrices.items():
         places = {arg: SHARED if arg.base in method.shared_names else name for arg in method.arrays}

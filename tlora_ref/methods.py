@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .shapes import InputError, is_shaped, split_name
+from .shapes import InputError, is_shaped, split_name, tied
 
 if TYPE_CHECKING:
     from .config import AdapterConfig
@@ -56,7 +56,8 @@ class Site(NamedTuple):
     @property
     def sizes(self) -> dict[str, int]:
         """The size of every letter that an adapter's arrays may have here."""
-        return {"I": self.I, "O": self.O, "R": self.R, "S": self.R, "D": self.O}
+        own = {"I": self.I, "O": self.O, "R": self.R, "S": self.R, "D": self.O}
+        return own | tied(own)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..config import AdapterConfig, EncoderConfig
 from ..init import attach, init_encoder
 from ..methods import Kernel
 from ..model import Model
+from ..shapes import tied
 
 ALPHAS = (1.7, -0.6, 1.0, 0.0, -1.0)
 
@@ -53,13 +54,13 @@ class Case:
 
 
 def sizes(rng: np.random.Generator, op: Kernel) -> dict[str, int]:
-    """A size per letter: pairwise different, from 1 on; D = H * K where the op has heads."""
+    """A size per letter: pairwise different, from 1 on, but for those that follow from others (shapes.tied)."""
     letters = sorted({letter for arg in op.args for letter in arg.letters if letter != "N"})
     drawn = dict(zip(letters, map(int, rng.permutation(np.arange(1, 1 + len(letters) + 3))), strict=False))
     if "H" in op.options.get("heads", ()):
         drawn["H"] = int(rng.integers(1, 4))
         drawn["D"] = drawn["H"] * int(rng.integers(1, 5))
-    return drawn
+    return drawn | tied(drawn)
 
 
 def draw_case(
@@ -106,7 +107,7 @@ def draw_case(
 # --- the scenarios of a kernel -------------------------------------------------------------------
 
 LEAD, DIFFERENT = (5,), dict(zip("TIORSDHFVK", (4, 4, 6, 3, 2, 6, 3, 6, 7, 2), strict=True))
-"""Sizes of which no two in one kernel are equal, D = H * K."""
+"""Sizes of which no two in one kernel are equal, but for those that follow from others."""
 
 SQUARE = dict.fromkeys(DIFFERENT, 4) | {"H": 2, "K": 2}
 
@@ -123,10 +124,12 @@ def scenarios(op: Kernel, seed: int = 0) -> Iterator[tuple[str, Case]]:
     letters = {letter for arg in op.args for letter in arg.letters}
 
     def drawn(lead: tuple[int, ...] = LEAD, **size: int) -> Case:
-        return draw_case(op, seed, lead, DIFFERENT | size, generic=True)
+        return draw_case(op, seed, lead, DIFFERENT | size | tied(DIFFERENT | size), generic=True)
 
     yield "different sizes", drawn()
-    yield "square", draw_case(op, seed, (4,), SQUARE, generic=True)
+    if {"M", "I", "O"} <= letters:
+        yield "wider in than out", drawn(I=DIFFERENT["O"], O=DIFFERENT["I"])
+    yield "square", draw_case(op, seed, (4,), SQUARE | tied(SQUARE), generic=True)
     if "R" in letters:
         yield "rank 1", drawn(R=1, S=1)
     if "N" in letters:

@@ -27,6 +27,8 @@ COLOURS = {
     "mtlora_icfm": "#8C510A",
     "mtlora_ctcm": "#8C510A",
     "mtlora_dtsm": "#8C510A",
+    "hta": "#117733",
+    "hta_unit": "#117733",
     "adapter_h": "#666666",
     "adapter_p": "#999999",
 }
@@ -46,6 +48,8 @@ MARKERS = {
     "mtlora_icfm": ">",
     "mtlora_ctcm": "1",
     "mtlora_dtsm": "2",
+    "hta": "3",
+    "hta_unit": "4",
     "adapter_h": "^",
     "adapter_p": "*",
 }

@@ -97,4 +97,31 @@ BOTTLENECK = (
            ("D or R > 1", "an active unit")),
 )  # fmt: skip
 
-MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + BOTTLENECK
+HTA = (
+    Mutant("reflect_dv_one_side", "reflect", "dropped path", "a_N1 * dy_ND + g_N1 * x_ND", "g_N1 * x_ND",
+           "v stands twice in v v^T, and a product has two terms."),
+    Mutant("reflect_dv_twice_one_side", "reflect", "transpose", "a_N1 * dy_ND + g_N1 * x_ND", "2 * g_N1 * x_ND",
+           "(x v) dy and (dy v) x are different vectors, although H is symmetric: both are needed.", ("D > 1",)),
+    Mutant("reflect_dv_sign", "reflect", "sign", "-rows(a_N1", "rows(a_N1", "v v^T is subtracted."),
+    Mutant("reflect_dx_not_reflected", "reflect", "dropped path", "dy_ND - g_N1 * w_D", "dy_ND.copy()",
+           "H is symmetric and not the identity: going back, dy meets it as well."),
+    Mutant("reflect_unit_dv_without_projection", "reflect_unit", "dropped path",
+           "(dw_D - (w_D @ dw_D) * w_D) / norm", "dw_D / norm",
+           "The length of v is divided out: what of dw lies along v changes nothing."),
+    Mutant("reflect_unit_dv_without_norm", "reflect_unit", "dropped path",
+           "(dw_D - (w_D @ dw_D) * w_D) / norm", "dw_D - (w_D @ dw_D) * w_D",
+           "w = v / |v|: twice as long a v turns half as far.", ("D > 1",)),
+    Mutant("hta_ddiag_mean_for_sum", "hta_linear", "mean for sum", "rows(dt_NM * t_NM).sum(axis=0)",
+           "rows(dt_NM * t_NM).mean(axis=0)", "The diagonal is the same for all rows, so its gradient is their sum.",
+           ("more than one row",)),
+    Mutant("hta_ddiag_before_right", "hta_linear", "dropped path", 'right["x"][..., : diag_M.size]',
+           "dy_NO[..., : diag_M.size]", "Between the diagonal and y stands H_right, going back as well."),
+    Mutant("hta_dz_without_diag", "hta_linear", "dropped path", "widened(dt_NM * diag_M, ", "widened(dt_NM, ",
+           "Between the two reflections stands the diagonal, going back as well."),
+    Mutant("hta_dx_patch_dropped", "hta_linear", "dropped path", 'left["x"] + du_NR @ p_IR.T', 'left["x"]',
+           "x reaches y by the patch p q as well."),
+    Mutant("hta_unit_dx_reflection_dropped", "hta_unit_linear", "dropped path", 'left["x"] + du_NR @ p_IR.T',
+           "du_NR @ p_IR.T", "x reaches y by the reflections as well."),
+)  # fmt: skip
+
+MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + HTA + BOTTLENECK
