@@ -42,6 +42,7 @@ def square(d, n):
         ("hta", square(768, 48), 1, 184_320, "0.18M, arXiv 2410.22952: its 0.22M less a head of 0.04M"),
         ("hta", square(768, 24), 1, 92_160, "0.09M, arXiv 2410.22952, without a head"),
         ("hta", square(1024, 96), 1, 491_520, "0.49M, arXiv 2410.22952: its 0.54M less a head of 0.05M"),
+        ("soda", square(1024, 48), 1, 67_584, "67.6K, of this count's own: 48 (1024 + 8^2 + 8^2 + 16^2)"),
         ("adapter_p", square(1024, 24), 64, 3_171_840, "3M, arXiv 2106.09685"),
         ("adapter_p", square(1024, 24), 16, 811_392, "0.8M, arXiv 2106.09685"),
         ("adapter_h", square(1024, 48), 64, 6_343_680, "6M, arXiv 2106.09685"),

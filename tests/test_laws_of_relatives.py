@@ -1,11 +1,17 @@
-"""Laws of the methods outside the three-factor family: HTA's reflections."""
+"""Laws of the methods outside the three-factor family: HTA's reflections, SODA's spectrum and the optimizer that
+keeps its rotations."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlora_ref.by_hand.methods import METHODS, hta
+from tlora_ref import AdapterConfig, TrainConfig, attach, by_autograd, by_hand, train
+from tlora_ref.by_autograd import to_numpy, to_torch
+from tlora_ref.by_hand.encoder import delta_w
+from tlora_ref.by_hand.methods import METHODS, hta, soda
+from tlora_ref.by_hand.optimizers import OPTIMIZERS
+from tlora_ref.methods import Site
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -71,7 +77,6 @@ def test_htas_diagonal_moves_first_and_its_vectors_after_it():
     from test_encoder import tiny
     from test_family import config
 
-    from tlora_ref import attach
     from tlora_ref.by_hand import loss_and_grads
 
     for method in ("hta", "hta_unit"):
@@ -91,3 +96,141 @@ def test_htas_counts_over_the_rank_of_its_patch(patch, printed):
 
     count = trained("hta", [(768, 768)] * 48, max(patch, 1)) - (0 if patch else 48 * 2 * 768)
     assert count == printed
+
+
+# --- SODA ----------------------------------------------------------------------------------------------
+
+
+def orthogonal(r, size):
+    return np.linalg.qr(r.standard_normal((size, size)))[0]
+
+
+def soda_at(seed, I=12, O=7):
+    """W0 and SODA's arrays there, with drawn rotations and a shift that cuts off some singular values."""
+    r = np.random.default_rng(seed)
+    W0 = r.standard_normal((I, O))
+    arrays = soda.soda_draw(Site("m", I, O, 1), W0, AdapterConfig("soda", rank=1))
+    arrays |= {f"Q{i}": orthogonal(r, len(arrays[f"Q{i}"])) for i in (1, 2, 3)}
+    arrays["delta"] = r.uniform(-1.2, 0.8, min(I, O)) * arrays["sigma"]
+    return W0, {METHODS["soda"].array(base).name: array for base, array in arrays.items()}
+
+
+@given(SEEDS, st.sampled_from([(12, 7), (6, 9), (7, 7), (8, 1)]))
+def test_sodas_singular_values_are_the_shifted_ones(seed, shape):
+    """Whatever the rotations are: W' has exactly relu(sigma + delta)."""
+    W0, arrays = soda_at(seed, *shape)
+    found = np.linalg.svd(W0 + soda.soda_delta_w(W0, **arrays), compute_uv=False)
+    expected = np.sort(np.maximum(arrays["sigma_M"] + arrays["delta_M"], 0))[::-1]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * arrays["sigma_M"].max())
+
+
+@given(SEEDS)
+def test_without_a_shift_soda_only_turns_the_weight(seed):
+    """delta = 0:  W'^T W' = W0^T W0, and W' = (Q1 x Q2 x Q3) W0 with NumPy's Kronecker product."""
+    W0, arrays = soda_at(seed)
+    arrays["delta_M"] = 0 * arrays["delta_M"]
+    W = W0 + soda.soda_delta_w(W0, **arrays)
+    np.testing.assert_allclose(W.T @ W, W0.T @ W0, rtol=0, atol=1e-12 * np.abs(W0.T @ W0).max())
+    R = np.kron(np.kron(arrays["Q1_XX"], arrays["Q2_YY"]), arrays["Q3_ZZ"])
+    np.testing.assert_allclose(W, R @ W0, rtol=0, atol=1e-13 * np.abs(W0).max())
+
+
+def test_sodas_start_is_the_base_to_the_bit_and_can_train():
+    """The start of the released code, delta = 1e-3, is another function; at 0 delta has a gradient as well."""
+    from test_encoder import tiny
+
+    W0 = soda_at(0)[0]
+    start = soda.soda_draw(Site("m", *W0.shape, 1), W0, AdapterConfig("soda", rank=1))
+    given_arrays = {METHODS["soda"].array(base).name: array for base, array in start.items()}
+    np.testing.assert_array_equal(soda.soda_delta_w(W0, **given_arrays), 0)
+    released = soda.soda_delta_w(W0, **given_arrays | {"delta_M": np.full(7, 1e-3)})
+    np.testing.assert_allclose(released, 1e-3 * start["U"] @ start["Vt"], rtol=0, atol=1e-14)
+    np.testing.assert_allclose((start["U"] * start["sigma"]) @ start["Vt"], W0, rtol=0, atol=1e-14)
+    base, inputs, labels, _ = tiny()
+    grads = by_hand.loss_and_grads(attach(base, AdapterConfig("soda", rank=1)), inputs, labels)[1]
+    assert {name for name, g in grads.items() if not g.any()} == set()
+
+
+@pytest.mark.parametrize("width", [1, 2, 6, 7, 32, 64, 640, 768, 1024, 1280, 2048])
+def test_sodas_factors_are_the_released_ones_or_the_most_even(width):
+    released = {640: (8, 8, 10), 768: (6, 8, 16), 1280: (4, 16, 20), 2048: (4, 8, 64)}
+    X, Y, Z = soda.three_factors(width)
+    assert width == X * Y * Z
+    assert released.get(width, (X, Y, Z)) == (X, Y, Z)
+    if width not in released:
+        assert X <= Y <= Z
+    assert soda.three_factors(1024) == (8, 8, 16)
+
+
+def gap_to_orthogonal(Q):
+    return np.abs(Q.T @ Q - np.eye(len(Q))).max()
+
+
+def thousand_steps(name):
+    """The largest gap to orthogonal of a 6 x 6 matrix over 1,000 steps towards a matrix that is not orthogonal."""
+    r, config = np.random.default_rng(0), TrainConfig(lr=3e-2)
+    params, target, worst = {"m.Q1": np.eye(6)}, r.standard_normal((6, 6)), 0.0
+    optimizer = OPTIMIZERS[name]
+    state, losses = optimizer.init(params, config), []
+    for _ in range(1000):
+        away = params["m.Q1"] - target
+        losses.append((away * away).sum() / 2)
+        params = optimizer.step(params, {"m.Q1": away + 0.1 * r.standard_normal((6, 6))}, state, config.lr, config)
+        worst = max(worst, gap_to_orthogonal(params["m.Q1"]))
+    return worst, losses
+
+
+def test_a_thousand_stiefel_steps_stay_orthogonal_where_adamws_do_not():
+    worst, losses = thousand_steps("stiefel")
+    assert worst < 1e-12
+    assert losses[-1] < 0.8 * losses[0]
+    assert thousand_steps("adamw")[0] > 1
+
+
+def test_sodas_training_keeps_its_rotations_in_both_rooms_and_adamw_does_not():
+    """SODA trains with the Stiefel step unless told otherwise, and W' keeps the spectrum that delta says."""
+    from test_encoder import tiny
+
+    base, inputs, labels, _ = tiny()
+    model = attach(base, AdapterConfig("soda", rank=1))
+    config = TrainConfig(epochs=40, batch_size=2, lr=3e-2)
+    trained = train(by_hand, model, inputs, labels, config)[0]
+    twin = to_numpy(train(by_autograd, to_torch(model), inputs, labels, config)[0])
+    other = train(by_hand, model, inputs, labels, TrainConfig(**{**vars(config), "optimizer": "adamw"}))[0]
+    turned = [name for name in model.trained if name.endswith((".Q2", ".Q3"))]
+    for name in turned:
+        assert gap_to_orthogonal(trained.params[name]) < 1e-14
+        assert gap_to_orthogonal(twin.params[name]) < 1e-14
+        assert gap_to_orthogonal(other.params[name]) > 1e-3
+        assert np.abs(trained.params[name] - model.params[name]).max() > 0.1
+    for name in model.adapted:
+        W = trained.params[f"{name}.W"] + delta_w(trained, name)
+        shifted = trained.params[f"{name}.sigma"] + trained.params[f"{name}.delta"]
+        found = np.linalg.svd(W, compute_uv=False)
+        np.testing.assert_allclose(found, np.sort(np.maximum(shifted, 0))[::-1], rtol=0, atol=1e-13)
+
+
+def test_soda_in_a_foreign_torch_model_stays_orthogonal_with_the_stiefel_optimizer():
+    import torch
+
+    from tlora_ref.by_autograd.inject import inject
+    from tlora_ref.by_autograd.optimizers import Stiefel
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Tanh(), torch.nn.Linear(6, 8)).double()
+    x, target = torch.randn(20, 8, dtype=torch.float64), torch.randn(20, 8, dtype=torch.float64)
+    inject(model, ("0", "2"), rank=1, method="soda")
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    turned = [p for name, p in named.items() if name.endswith((".Q1", ".Q2", ".Q3"))]
+    rest = [p for name, p in named.items() if name.endswith(".delta")]
+    assert len(turned) + len(rest) == len(named) == 8
+    optimizers, losses = [Stiefel(turned, lr=1e-2), torch.optim.AdamW(rest, lr=1e-2)], []
+    for _ in range(50):
+        loss = ((model(x) - target) ** 2).mean()
+        losses.append(loss.item())
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    assert max(gap_to_orthogonal(Q.detach().numpy()) for Q in turned) < 1e-14

@@ -102,7 +102,7 @@ def points(op):
     start = {"M_RS": 0.0, "lambda_b_O": 0.0, "gamma_D": 1.0, "down_b_R": -100.0}
     for seed in range(180):
         size = sizes(np.random.default_rng([seed, 2]), op)
-        ones = {0: "RS", 1: "T", 2: "RDIO"}.get(seed % 12, "")
+        ones = {0: "RS", 1: "T", 2: "RDIO", 3: "X", 4: "Y", 5: "Z"}.get(seed % 12, "")
         if seed % 7 == 0:
             size |= {letter: 3 for letter in size if letter != "H" and not ("H" in size and letter == "D")}
         size |= {letter: 1 for letter in ones if (letter in size and "H" not in size) or letter == "T"}

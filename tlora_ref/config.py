@@ -19,7 +19,7 @@ from .shapes import InputError
 INITS = ("released", "fan_in")
 """Rules for TLoRA's frozen random factors; by_hand/methods/tlora.py has the formulas."""
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "stiefel")
 """The optimizers by name; each room has them in its optimizers.py."""
 
 
@@ -182,7 +182,7 @@ class TrainConfig:
     eps: float = 1e-8
     clip: float | None = None  # largest norm of all gradients together
     seed: int = 0  # of the batches and of the dropout masks
-    optimizer: str = "adamw"
+    optimizer: str | None = None  # None: the one of the adapter's method, AdamW for most
 
     def __post_init__(self) -> None:
         _positive(epochs=self.epochs, batch_size=self.batch_size)
@@ -199,4 +199,9 @@ class TrainConfig:
         _require(self.eps > 0, "eps", self.eps, "a positive number")
         _require(self.clip is None or self.clip > 0, "clip", self.clip, "None or a positive number")
         _require(_whole(self.seed) and self.seed >= 0, "seed", self.seed, "a whole number, at least 0")
-        _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {', '.join(OPTIMIZERS)}")
+        _require(
+            self.optimizer is None or self.optimizer in OPTIMIZERS,
+            "optimizer",
+            self.optimizer,
+            f"None or one of {', '.join(OPTIMIZERS)}",
+        )

@@ -160,6 +160,9 @@ class Method:
     view: Callable[[Arrays, Site], Arrays] | None = None
     scatter: Callable[[Arrays, Arrays, Site], Arrays] | None = None
     letters: Mapping[str, str] = field(default_factory=dict)  # of arrays that are no argument of the kernel
+    sizes_of: Callable[[Site], dict[str, int]] | None = None  # of letters beyond those that every Site has a size for
+    orthogonal: tuple[str, ...] = ()  # bases of trained arrays that start orthogonal and are to stay so
+    optimizer: str = "adamw"  # what its paper trains it with
     from_seed: bool = True  # do the frozen arrays follow from the seed alone, and not from W0?
     additive: bool = True  # does dW have rank R at most, with A as its left factor? Then it can be exported as a LoRA
     rescales: bool = False  # are the columns of W0 + (...) brought to trained lengths?
@@ -186,6 +189,10 @@ class Method:
     def constants(self) -> tuple[str, ...]:
         """The arguments that are numbers of the AdapterConfig, by the same name."""
         return tuple(arg.name for arg in self.kernel.args if arg.name == "scale")
+
+    def sizes(self, site: Site) -> dict[str, int]:
+        """The size of every letter that its arrays may have on a matrix."""
+        return site.sizes | (self.sizes_of(site) if self.sizes_of is not None else {})
 
     def array(self, base: str) -> Arg:
         """One of the method's arrays with its letters."""
@@ -216,14 +223,15 @@ class Method:
         for site in sites:
             for arg in self.arrays:
                 if arg.base not in self.shared:
-                    found[f"{site.name}.{arg.base}"] = tuple(site.sizes[letter] for letter in arg.letters)
+                    found[f"{site.name}.{arg.base}"] = tuple(self.sizes(site)[letter] for letter in arg.letters)
         if self.shared and sites:
             found |= self.shared_shapes(sites)
         return found
 
     def shared_shapes(self, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
         """The shapes of what all matrices share, by full name."""
-        largest = {letter: max(site.sizes[letter] for site in sites) for letter in sites[0].sizes}
+        every = [self.sizes(site) for site in sites]
+        largest = {letter: max(sizes[letter] for sizes in every) for letter in every[0]}
         args = [arg for arg in self.arrays if arg.base in self.shared]
         return {f"{SHARED}.{arg.base}": tuple(largest[letter] for letter in arg.letters) for arg in args}
 
@@ -256,4 +264,4 @@ class Method:
         return found
 
     def _corner(self, arg: Arg, site: Site) -> tuple[slice, ...]:
-        return tuple(slice(site.sizes[letter]) for letter in arg.letters)
+        return tuple(slice(self.sizes(site)[letter]) for letter in arg.letters)

@@ -29,7 +29,13 @@ LETTERS = {
     "V": "vocabulary size, or number of classes",
     "L": "layers",
     "M": "entries of a diagonal, or singular values, of a linear map: min(I, O)",
+    "X": "first of the three factors of an input width: I = X * Y * Z",
+    "Y": "second of them",
+    "Z": "third of them",
 }
+
+TIES = {"I": "X * Y * Z", "M": "min(I, O)", "D": "H * K"}
+"""The letters whose sizes follow from others that occur beside them."""
 
 
 class InputError(ValueError):
@@ -50,10 +56,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def tied(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes of the letters that follow from the others: M from I and O, D from H and K."""
+    """The sizes of the letters that follow from others: I from X, Y and Z, M from I and O, D from H and K."""
     found = {}
+    if "X" in sizes and "Y" in sizes and "Z" in sizes:
+        found["I"] = sizes["X"] * sizes["Y"] * sizes["Z"]
     if "I" in sizes and "O" in sizes:
-        found["M"] = min(sizes["I"], sizes["O"])
+        found["M"] = min(found.get("I", sizes["I"]), sizes["O"])
     if "H" in sizes and "K" in sizes:
         found["D"] = sizes["H"] * sizes["K"]
     return found
@@ -105,8 +113,8 @@ def _bind(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str,
         if sizes.get(letter, size) != size:
             name = fixed_by[letter]
             raise ShapeError(
-                f"{op}: {name} has shape {dict(shapes)[name]}, so {letter} = {sizes[letter]}, expected {size}: "
-                f"{LETTERS[letter].rpartition(': ')[2]}"
+                f"{op}: {name} has shape {dict(shapes)[name]}, so {letter} = {sizes[letter]}, "
+                f"expected {letter} = {TIES[letter]} = {size}"
             )
     return sizes
 

@@ -60,6 +60,8 @@ def sizes(rng: np.random.Generator, op: Kernel) -> dict[str, int]:
     if "H" in op.options.get("heads", ()):
         drawn["H"] = int(rng.integers(1, 4))
         drawn["D"] = drawn["H"] * int(rng.integers(1, 5))
+    if {"X", "Y", "Z"} <= set(letters):
+        drawn |= dict(zip("XYZ", map(int, rng.permutation(np.arange(1, 5))), strict=False))
     return drawn | tied(drawn)
 
 
@@ -109,7 +111,9 @@ def draw_case(
 LEAD, DIFFERENT = (5,), dict(zip("TIORSDHFVK", (4, 4, 6, 3, 2, 6, 3, 6, 7, 2), strict=True))
 """Sizes of which no two in one kernel are equal, but for those that follow from others."""
 
-SQUARE = dict.fromkeys(DIFFERENT, 4) | {"H": 2, "K": 2}
+FACTORS = {"X": 2, "Y": 3, "Z": 4}
+
+SQUARE = dict.fromkeys(DIFFERENT, 4) | {"H": 2, "K": 2, "M": 4, "X": 1, "Y": 2, "Z": 2}
 
 START = {"B": 0.0, "alpha": 1.0, "gamma": 1.0, "beta": 0.0}
 """The values an array starts from: TLoRA's initial point, and LayerNorm's."""
@@ -124,12 +128,13 @@ def scenarios(op: Kernel, seed: int = 0) -> Iterator[tuple[str, Case]]:
     letters = {letter for arg in op.args for letter in arg.letters}
 
     def drawn(lead: tuple[int, ...] = LEAD, **size: int) -> Case:
-        return draw_case(op, seed, lead, DIFFERENT | size | tied(DIFFERENT | size), generic=True)
+        found = DIFFERENT | (FACTORS if "X" in letters else {}) | size
+        return draw_case(op, seed, lead, found | tied(found), generic=True)
 
     yield "different sizes", drawn()
     if {"M", "I", "O"} <= letters:
-        yield "wider in than out", drawn(I=DIFFERENT["O"], O=DIFFERENT["I"])
-    yield "square", draw_case(op, seed, (4,), SQUARE | tied(SQUARE), generic=True)
+        yield "the longer side exchanged", drawn(**({"O": 30} if "X" in letters else {"I": 6, "O": 4}))
+    yield "square", draw_case(op, seed, (4,), SQUARE, generic=True)
     if "R" in letters:
         yield "rank 1", drawn(R=1, S=1)
     if "N" in letters:

@@ -29,6 +29,7 @@ COLOURS = {
     "mtlora_dtsm": "#8C510A",
     "hta": "#117733",
     "hta_unit": "#117733",
+    "soda": "#AA4499",
     "adapter_h": "#666666",
     "adapter_p": "#999999",
 }
@@ -50,6 +51,7 @@ MARKERS = {
     "mtlora_dtsm": "2",
     "hta": "3",
     "hta_unit": "4",
+    "soda": "p",
     "adapter_h": "^",
     "adapter_p": "*",
 }

@@ -25,7 +25,7 @@ from ..learning_rates import described, search
 from ..rooms import ByHand
 from ..runs import one_thread, run_all
 
-NATURAL = dict.fromkeys(METHODS, 8) | {"vera": 32, "lora_xs": 16, "edora": 16, "tlora": 16, "hta": 1, "hta_unit": 1}
+NATURAL = {name: method.rank for name, method in METHODS.items()}
 """The rank of each method as its paper would choose it for a model of this width."""
 
 RANKS = dict.fromkeys(METHODS, (2, 8, 32)) | {

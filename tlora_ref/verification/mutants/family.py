@@ -124,4 +124,30 @@ HTA = (
            "du_NR @ p_IR.T", "x reaches y by the reflections as well."),
 )  # fmt: skip
 
-MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + HTA + BOTTLENECK
+SODA = (
+    Mutant("kron_dQ1_transposed", "kron", "transpose", "(t_NXP @ dy_NXP.swapaxes(1, 2))",
+           "(dy_NXP @ t_NXP.swapaxes(1, 2))", "That is dy t^T, the gradient of Q1^T: Q1 is square.", ("X > 1",)),
+    Mutant("kron_dQ3_mean_for_sum", "kron", "mean for sum", "rows(x_NXYZ).T @ rows(ds_NXYZ)",
+           "rows(x_NXYZ).T @ rows(ds_NXYZ) / len(x_NXYZ)",
+           "Rows are summed here; the loss has done the averaging already.", ("more than one row",)),
+    Mutant("kron_ds_Q2_transposed", "kron", "transpose", "ds_NXYZ = Q2_YY @", "ds_NXYZ = Q2_YY.T @",
+           "Forward it was Q2^T s, so back it is Q2; at an orthogonal Q2 this undoes the rotation.", ("Y > 1",)),
+    Mutant("kron_dx_Q3_untransposed", "kron", "transpose", "ds_NXYZ @ Q3_ZZ.T", "ds_NXYZ @ Q3_ZZ",
+           "Going back through s = x Q3 needs Q3^T.", ("Z > 1",)),
+    Mutant("kron_dQ2_before_Q1", "kron", "dropped path", "dt_NXYZ = (Q1_XX @ dy_NXP)", "dt_NXYZ = dy_NXP.copy()",
+           "Between Q2 and y stands Q1, going back as well."),
+    Mutant("soda_ddelta_without_relu", "soda_linear", "dropped path",
+           'relu_bwd(rows(e_NM * v_NM).sum(axis=0), c_relu)["x"]', "rows(e_NM * v_NM).sum(axis=0)",
+           "A singular value that was shifted below 0 is 0, and delta moves it no more.", ("a value cut off",)),
+    Mutant("soda_ddelta_mean_for_sum", "soda_linear", "mean for sum", "rows(e_NM * v_NM).sum(axis=0)",
+           "rows(e_NM * v_NM).mean(axis=0)", "delta is the same for all rows, so its gradient is their sum.",
+           ("more than one row", "a value left")),
+    Mutant("soda_dr_spectrum_dropped", "soda_linear", "dropped path", "dh_NI + (e_NM * g_M) @ U_IM.T", "dh_NI.copy()",
+           "The rotated x meets the shift of the spectrum as well as W0."),
+    Mutant("soda_dr_shift_left_out", "soda_linear", "dropped path", "(e_NM * g_M) @ U_IM.T", "e_NM @ U_IM.T",
+           "Between v = r U and y stands g, the shift."),
+    Mutant("soda_dx_dropout_twice", "soda_linear", "dropout", 'keep_NI * (kron["x"] - dh_NI)', 'keep_NI * kron["x"]',
+           "What is dropped is the x of W' - W0: the rotation less the identity.", ("dropout",)),
+)  # fmt: skip
+
+MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + HTA + SODA + BOTTLENECK
