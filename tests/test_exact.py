@@ -30,8 +30,8 @@ rationals = st.fractions(min_value=-3, max_value=3, max_denominator=12)
 def fractions(draw, op):
     """Arguments of the op in fractions: shapes, layouts and values drawn by hypothesis."""
     size = {letter: draw(st.integers(1, 3)) for letter in "IORS"}
-    if "X" in {letter for arg in op.args for letter in arg.letters}:
-        size |= {letter: draw(st.integers(1, 2)) for letter in "XYZ"}
+    letters = {letter for arg in op.args for letter in arg.letters}
+    size |= {letter: draw(st.integers(1, 2)) for letter in "XYZHK" if letter in letters}
     size = {"D": draw(st.integers(1, 3))} | size | tied(size)
     lead = draw(st.sampled_from([(), (2,), (2, 1)]))
     args = {}

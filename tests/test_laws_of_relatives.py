@@ -1,17 +1,28 @@
-"""Laws of the methods outside the three-factor family: HTA's reflections, SODA's spectrum and the optimizer that
-keeps its rotations."""
+"""Laws of HTA's reflections, of SODA's spectrum and the optimizer that keeps its rotations, and of LoRTA's store."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlora_ref import AdapterConfig, TrainConfig, attach, by_autograd, by_hand, train
+from tlora_ref import (
+    AdapterConfig,
+    EncoderConfig,
+    InputError,
+    TrainConfig,
+    attach,
+    by_autograd,
+    by_hand,
+    init_encoder,
+    train,
+)
 from tlora_ref.by_autograd import to_numpy, to_torch
 from tlora_ref.by_hand.encoder import delta_w
-from tlora_ref.by_hand.methods import METHODS, hta, soda
+from tlora_ref.by_hand.methods import METHODS, hta, lorta, soda
 from tlora_ref.by_hand.optimizers import OPTIMIZERS
-from tlora_ref.methods import Site
+from tlora_ref.counts import count, held
+from tlora_ref.gradcheck import complex_step_gradient
+from tlora_ref.methods import MATRICES, Site
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -234,3 +245,142 @@ def test_soda_in_a_foreign_torch_model_stays_orthogonal_with_the_stiefel_optimiz
             optimizer.zero_grad()
     assert losses[-1] < losses[0]
     assert max(gap_to_orthogonal(Q.detach().numpy()) for Q in turned) < 1e-14
+
+
+# --- LoRTA ---------------------------------------------------------------------------------------------
+
+ATTENTION = MATRICES[:4]
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "heads", "rank", "published"),
+    [(768, 12, 12, 4, 3_440), (1024, 24, 16, 8, 9_056), (4096, 32, 32, 8, 34_336)],
+    ids=["roberta-base", "roberta-large", "llama-2-7b"],
+)
+def test_lortas_store_counts_once(width, layers, heads, rank, published):
+    """R (D + D / H + H + L + 4) for the four matrices of the attention in every layer."""
+    config = EncoderConfig(width=width, layers=layers, heads=heads, features=1)
+    assert count(config, AdapterConfig("lorta", rank)).trained == published
+    assert published == rank * (width + width // heads + heads + layers + 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "kind"),
+    [
+        ("layers.3.query", 3, 0),
+        ("encoder.layer.11.attention.self.value", 11, 2),
+        ("encoder.layer.11.attention.output.dense", 11, 3),
+        ("encoder.layer.11.intermediate.dense", 11, 4),
+        ("encoder.layer.11.output.dense", 11, 5),
+        ("model.layers.7.self_attn.k_proj", 7, 1),
+        ("model.layers.7.self_attn.o_proj", 7, 3),
+        ("model.layers.7.mlp.down_proj", 7, 5),
+        ("bert2.unquery", 0, 6),
+        ("0", 0, 6),
+    ],
+)
+def test_a_matrixs_place_is_read_from_its_name(name, layer, kind):
+    assert lorta.place(name) == (layer, kind)
+
+
+def lorta_model(seed, targets=ATTENTION, **changes):
+    from test_encoder import tiny
+
+    return tiny(seed, AdapterConfig("lorta", 2, targets, lora_alpha=5.0), **changes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lortas_updates_are_slices_of_one_tensor(seed):
+    """The tensor of five axes, by einsum: side by side the heads of query, key and value in their columns, and those
+    of output in its rows. Each dW has rank R at most, in the columns (output: the rows) of one and the same A."""
+    model = lorta_model(seed)[0]
+    A, B, heads, layer, matrix = (model.params[f"shared.{base}"] for base in ("A", "B", "heads", "layer", "matrix"))
+    whole = 2.5 * np.einsum("dr,kr,hr,lr,mr->lmdhk", A, B.T, heads, layer, matrix).reshape(2, 4, 6, 6)
+    for l in (0, 1):
+        for m, target in enumerate(ATTENTION):
+            dW, expected = delta_w(model, f"layers.{l}.{target}"), whole[l, m]
+            expected = expected.T if target == "output" else expected
+            np.testing.assert_allclose(dW, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+            assert np.linalg.matrix_rank(dW, tol=1e-9 * np.linalg.norm(dW)) == 2
+            side = dW.T if target == "output" else dW
+            inside = A @ np.linalg.lstsq(A, side, rcond=None)[0]
+            np.testing.assert_allclose(inside, side, rtol=0, atol=1e-10 * np.abs(side).max())
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, ("output",), ("key", "ffn_in", "ffn_out")], ids="-".join)
+@pytest.mark.parametrize("seed", range(2))
+def test_lortas_gradients_add_up_over_layers_matrices_and_heads(seed, targets):
+    """Of the whole model's loss, for every array of the store: against the complex step, and as the sum of what the
+    matrices give one at a time."""
+    model, inputs, labels, mask = lorta_model(seed, targets)
+    grads = by_hand.loss_and_grads(model, inputs, labels, mask)[1]
+    assert set(grads) == {f"shared.{base}" for base in lorta.STORE}
+    largest = max(np.abs(g).max() for g in grads.values())
+    for name, gradient in grads.items():
+
+        def loss(array, name=name):
+            return by_hand.loss_and_grads(model.with_params({name: array}), inputs, labels, mask)[0]
+
+        expected = complex_step_gradient(loss, model.params[name])
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-12 * largest, err_msg=name)
+        assert np.abs(gradient).max() > 1e-6
+
+
+def test_lortas_rows_that_no_matrix_reads_stay():
+    """On layer 1 and value alone, the rows of layer 0, query and key have no gradient."""
+    from test_encoder import tiny
+
+    model, inputs, labels, mask = tiny(0, AdapterConfig("lorta", 2, ("value",), layers=(1,)))
+    grads = by_hand.loss_and_grads(model, inputs, labels, mask)[1]
+    for base, read in (("layer", 1), ("matrix", 2)):
+        rows = np.abs(grads[f"shared.{base}"]).max(axis=1) > 0
+        assert rows.tolist() == [row == read for row in range(read + 1)]
+    config = AdapterConfig("lorta", 2, ("value",), layers=(1,))
+    assert count(model.config, config) == held(model)
+
+
+def test_lorta_takes_the_heads_of_its_encoder_and_no_other_method_takes_any():
+    base = init_encoder(EncoderConfig(width=12, heads=3, features=2))
+    assert attach(base, AdapterConfig("lorta", 2)).adapter.heads == 3
+    assert attach(base, AdapterConfig("lorta", 2)).params["shared.heads"].shape == (3, 2)
+    assert attach(base, AdapterConfig("lorta", 2, heads=4)).params["shared.heads"].shape == (4, 2)
+    assert attach(base, AdapterConfig("lora", 2)).adapter.heads is None
+    with pytest.raises(InputError, match="heads is 3, expected None: lora has no heads"):
+        AdapterConfig("lora", 2, heads=3)
+    with pytest.raises(InputError, match="heads is 0, expected a whole number, at least 1"):
+        AdapterConfig("lorta", 2, heads=0)
+
+
+def test_lorta_in_a_published_torch_model_has_one_store_and_the_update_by_hand():
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from tlora_ref.by_autograd.inject import adapted, inject, merge, unmerge
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+    model = BertModel(BertConfig(vocab_size=11, **size)).eval()
+    ids = torch.arange(8).reshape(2, 4)
+    before = model(ids).last_hidden_state.detach()
+    told = inject(model, ("query", "key", "value", "attention.output.dense"), rank=2, method="lorta", lora_alpha=3.0)
+    assert told.counts.trained == 2 * (12 + 4 + 3 + 2 + 4)
+    assert told.also == ()
+    torch.testing.assert_close(model(ids).last_hidden_state, before, rtol=0, atol=0)
+    layers = adapted(model)
+    assert len({id(layer.shared) for layer in layers}) == 1
+    with torch.no_grad():
+        for parameter in layers[0].shared.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    A, B, heads, layer, matrix = (layers[0].array(base).detach().numpy() for base in lorta.STORE)
+    whole = 1.5 * np.einsum("dr,rk,hr,lr,mr->lmdhk", A, B, heads, layer, matrix).reshape(2, 4, 12, 12)
+    for one in layers:
+        l, m = lorta.place(one.name)
+        expected = whole[l, m].T if m == lorta.OUTPUT else whole[l, m]
+        np.testing.assert_allclose(one.delta_w().detach().numpy(), expected, rtol=0, atol=1e-6)
+    beside = model(ids).last_hidden_state.detach()
+    assert (beside - before).abs().max() > 1e-3
+    merge(model)
+    torch.testing.assert_close(model(ids).last_hidden_state, beside, rtol=0, atol=1e-5)
+    unmerge(model)
+    model(ids).last_hidden_state.square().sum().backward()
+    assert all(bool(p.grad.any()) for p in layers[0].shared.parameters())

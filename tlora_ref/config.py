@@ -14,6 +14,7 @@ from math import isfinite
 from typing import TypeGuard
 
 from .by_hand.methods import METHODS
+from .methods import Site
 from .shapes import InputError
 
 INITS = ("released", "fan_in")
@@ -109,6 +110,7 @@ class AdapterConfig:
     seed: int = 0
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
     ranks: tuple[tuple[str, int], ...] = ()
+    heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 where nothing says
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
@@ -149,6 +151,13 @@ class AdapterConfig:
             self.lora_alpha,
             "None or a positive number",
         )
+        if self.heads is not None:
+            _positive(heads=self.heads)
+            _require(METHODS[self.method].per_head, "heads", self.heads, f"None: {self.method} has no heads")
+
+    def site(self, name: str, I: int, O: int) -> Site:
+        """Where the adapter sits on a matrix of that full name, I wide in and O wide out."""
+        return Site(name, I, O, self.rank_of(name), self.heads or 1)
 
     def rank_of(self, matrix: str) -> int:
         """The rank on a matrix, by its full name; 0 where it gets no adapter."""

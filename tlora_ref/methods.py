@@ -45,13 +45,14 @@ SHARED = "shared"
 
 
 class Site(NamedTuple):
-    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, and the rank there.
-    A block of the encoder has I = O = D."""
+    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, the rank there, and the
+    heads of its layer's attention, which only few methods ask for. A block of the encoder has I = O = D."""
 
     name: str
     I: int
     O: int
     R: int
+    heads: int = 1
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -189,6 +190,11 @@ class Method:
     def constants(self) -> tuple[str, ...]:
         """The arguments that are numbers of the AdapterConfig, by the same name."""
         return tuple(arg.name for arg in self.kernel.args if arg.name == "scale")
+
+    @property
+    def per_head(self) -> bool:
+        """Does it need to know how many heads the attention has?"""
+        return any("H" in arg.letters for arg in self.arrays)
 
     def sizes(self, site: Site) -> dict[str, int]:
         """The size of every letter that its arrays may have on a matrix."""

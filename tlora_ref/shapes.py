@@ -29,6 +29,7 @@ LETTERS = {
     "V": "vocabulary size, or number of classes",
     "L": "layers",
     "M": "entries of a diagonal, or singular values, of a linear map: min(I, O)",
+    "P": "kinds of matrix in a layer: query, key, value, output, ...",
     "X": "first of the three factors of an input width: I = X * Y * Z",
     "Y": "second of them",
     "Z": "third of them",

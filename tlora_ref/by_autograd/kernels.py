@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..by_hand.methods import METHODS
 from . import ops
-from .methods import TWINS, bottleneck, dora, hta, lora_xs, soda
+from .methods import TWINS, bottleneck, dora, hta, lora_xs, lorta, soda
 
 KERNEL_TWINS: dict[str, Callable[..., Tensor]] = {
     **{METHODS[name].kernel.name: twin.linear for name, twin in TWINS.items()},
@@ -28,6 +28,7 @@ KERNEL_TWINS: dict[str, Callable[..., Tensor]] = {
     "column_norm": dora.column_norm,
     "rescale": dora.rescale,
     "relu": bottleneck.relu,
+    "cp_factor": lorta.cp_factor,
     "kron": soda.kron,
     "reflect": hta.reflect,
     "reflect_unit": partial(hta.reflect, unit=True),

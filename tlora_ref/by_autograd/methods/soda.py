@@ -3,7 +3,8 @@
 Paper       arXiv 2405.21050.
 Equation    y = x W' + b,   W' = (Q1 x Q2 x Q3) U diag(relu(sigma + delta)) V^T,   W0 = U diag(sigma) V^T,
             x the Kronecker product;  delta and the orthogonal Q1, Q2, Q3 train.
-Twin        by_hand/methods/soda.py, same names with ``_fwd``; how the arrays start, and what is a reading, stands there.
+Twin        by_hand/methods/soda.py, same names with ``_fwd``; how the arrays start, and what is a reading, stands
+            there.
 Checked by  tests/test_twin.py.
 """
 

@@ -150,4 +150,28 @@ SODA = (
            "What is dropped is the x of W' - W0: the rotation less the identity.", ("dropout",)),
 )  # fmt: skip
 
-MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + HTA + SODA + BOTTLENECK
+LORTA = (
+    Mutant("cp_factor_dB_mean_for_sum", "cp_factor", "mean for sum", "(c_HR.T[:, :, None] * dF_RHK).sum(axis=1)",
+           "(c_HR.T[:, :, None] * dF_RHK).mean(axis=1)", "All heads read the same B, so its gradient is their sum.",
+           ("more than one head",)),
+    Mutant("cp_factor_dB_without_tables", "cp_factor", "dropped path", "(c_HR.T[:, :, None] * dF_RHK).sum(axis=1)",
+           "dF_RHK.sum(axis=1)", "B reaches F times c_h, so its gradient holds c_h."),
+    Mutant("cp_factor_dlayer_mean_for_sum", "cp_factor", "mean for sum",
+           'grads["layer"] = (dc_HR * heads_HR).sum(axis=0)', 'grads["layer"] = (dc_HR * heads_HR).mean(axis=0)',
+           "layer is the same for all heads, so its gradient is their sum.", ("B != 0", "more than one head")),
+    Mutant("cp_factor_dheads_without_matrix", "cp_factor", "dropped path", "dc_HR * (layer_R * matrix_R)",
+           "dc_HR * layer_R", "c is a product of three, and two of them stay in each gradient.", ("B != 0",)),
+    Mutant("cp_factor_dmatrix_without_heads", "cp_factor", "dropped path",
+           'grads["matrix"] = (dc_HR * heads_HR).sum(axis=0)', 'grads["matrix"] = dc_HR.sum(axis=0)',
+           "c is a product of three, and two of them stay in each gradient.", ("B != 0",)),
+    Mutant("cp_factor_dlayer_with_itself", "cp_factor", "dropped path",
+           'grads["layer"] = (dc_HR * heads_HR).sum(axis=0) * matrix_R',
+           'grads["layer"] = (dc_HR * heads_HR).sum(axis=0) * layer_R',
+           "In the gradient of layer stands what layer was multiplied with: heads and matrix.", ("B != 0",)),
+    Mutant("cp_factor_heads_interleaved", "cp_factor", "memory layout", "dF_RD.reshape(len(B_RK), len(heads_HR), -1)",
+           "dF_RD.reshape(len(B_RK), -1, len(heads_HR)).swapaxes(1, 2)",
+           "A head's columns stand side by side in F: the head is the slower axis.",
+           ("more than one head", "K > 1 in B")),
+)  # fmt: skip
+
+MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + HTA + SODA + LORTA + BOTTLENECK

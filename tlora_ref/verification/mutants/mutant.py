@@ -139,6 +139,8 @@ CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     "more than one leading axis": lambda a, n: len(n["N"]) > 1 and prod(n["N"]) > n["N"][0],
     "a leading axis": lambda a, n: len(n["N"]) > 0,
     "R or S > 1": lambda a, n: n["R"] > 1 or n["S"] > 1,
+    "more than one head": lambda a, n: n["H"] > 1,
+    "K > 1 in B": lambda a, n: n["K"] > 1,
     "X > 1": lambda a, n: n["X"] > 1,
     "Y > 1": lambda a, n: n["Y"] > 1,
     "Z > 1": lambda a, n: n["Z"] > 1,
