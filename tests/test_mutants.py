@@ -16,6 +16,7 @@ from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.by_hand.kernels import KERNELS
 from tlora_ref.gradcheck import check
+from tlora_ref.shapes import tied
 from tlora_ref.verification import scorers
 from tlora_ref.verification.mutants import ALL, BUGS, CONDITIONS, CONTROLS, FAMILIES, Mutant, holds, mutant
 from tlora_ref.verification.scenarios import encoder_loss, encoder_scenarios
@@ -100,11 +101,11 @@ def points(op):
     start = {"M_RS": 0.0, "lambda_b_O": 0.0, "gamma_D": 1.0, "down_b_R": -100.0}
     for seed in range(180):
         size = sizes(np.random.default_rng([seed, 2]), op)
-        ones = {0: "RS", 1: "T", 2: "RDIO"}.get(seed % 12, "")
+        ones = {0: "RS", 1: "T", 2: "RDIO", 3: "X", 4: "Y", 5: "Z"}.get(seed % 12, "")
         if seed % 7 == 0:
             size |= {letter: 3 for letter in size if letter != "H" and not ("H" in size and letter == "D")}
         size |= {letter: 1 for letter in ones if (letter in size and "H" not in size) or letter == "T"}
-        case = draw_case(op, seed, LEADS[seed % 4], size)
+        case = draw_case(op, seed, LEADS[seed % 4], size | tied(size))
         if seed % 10 == 3:
             changed = {k: np.full_like(case.args[k], v) for k, v in start.items() if k in case.args}
             case = dataclasses.replace(case, args={**case.args, **changed})

@@ -259,7 +259,7 @@ def _texts(value: Any) -> bool:
 
 def sites_of(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> list[Site]:
     """Where the adapter sits."""
-    return [Site(name, *matrix.shape, config.rank_of(name)) for name, matrix in matrices.items()]
+    return [config.site(name, *matrix.shape) for name, matrix in matrices.items()]
 
 
 def array_shapes(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> dict[str, tuple[int, ...]]:

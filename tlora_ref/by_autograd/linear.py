@@ -62,7 +62,7 @@ def adapter_dtype(base: torch.dtype) -> torch.dtype:
 def site_of(name: str, base: nn.Module, adapter: AdapterConfig) -> Site:
     """Where the adapter of that name sits: the layer's width in and out, and the rank there."""
     I, O = weight_IO(base).shape
-    return Site(name, I, O, adapter.rank_of(name))
+    return adapter.site(name, I, O)
 
 
 def _tensor(local: str, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ..methods import Kernel
 from . import ops
-from .methods import METHODS, bottleneck, dora, lora_xs
+from .methods import METHODS, bottleneck, dora, hta, lora_xs, lorta, soda
 
 OPS = (
     Kernel("linear", ops.linear_fwd, ops.linear_bwd, ("x", "W", "b"), "NO", exact=True),
@@ -35,6 +35,15 @@ OPS = (
     Kernel("cross_entropy", ops.cross_entropy_fwd, ops.cross_entropy_bwd, ("logits",), ""),
 )
 
-PIECES = (lora_xs.TRI, dora.COLUMN_NORM, dora.RESCALE, bottleneck.RELU)
+PIECES = (
+    lora_xs.TRI,
+    dora.COLUMN_NORM,
+    dora.RESCALE,
+    bottleneck.RELU,
+    hta.REFLECT,
+    hta.REFLECT_UNIT,
+    soda.KRON,
+    lorta.CP_FACTOR,
+)
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (*(m.kernel for m in METHODS.values()), *OPS, *PIECES)}

@@ -24,8 +24,9 @@ NEEDS = {"torch": "torch", "mpmath": "mpmath"}
 GIVEN = ("given",)
 """The scenarios are the points: no others are made from them."""
 
-ENCODERS = (None, "tlora", "lora")
-"""What is attached to the encoders; every method's kernel has lines of its own."""
+ENCODERS = (None, "tlora", "lora", "lorta")
+"""What is attached to the encoders; every method's kernel has lines of its own. LoRTA's store is read by
+all matrices, which only an encoder shows."""
 
 
 @dataclass(frozen=True)

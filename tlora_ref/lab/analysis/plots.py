@@ -43,8 +43,12 @@ COLOURS = Looks(
         "mtlora_dtsm": "#8C510A",
         "adapter_h": "#666666",
         "adapter_p": "#999999",
+        "lorta": "#332288",
+        "hta": "#117733",
+        "hta_unit": "#117733",
+        "soda": "#AA4499",
     },
-    spare="#332288 #117733 #882255 #44AA99 #AA4499 #999933",
+    spare="#882255 #44AA99 #999933 #661100",
 )
 MARKERS = Looks(
     {
@@ -65,8 +69,12 @@ MARKERS = Looks(
         "mtlora_dtsm": "2",
         "adapter_h": "^",
         "adapter_p": "*",
+        "lorta": "H",
+        "hta": "3",
+        "hta_unit": "4",
+        "soda": "p",
     },
-    spare="* 8 p H 1 2",
+    spare="8 1 2 .",
 )
 DASHES = ("-", "--", ":", "-.")
 STYLE = {
