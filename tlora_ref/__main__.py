@@ -21,6 +21,7 @@ JOBS = {
     "bench": "Measure speed and memory of layers, of the encoder by hand and of a gradient check.",
     "glue": "Run the paper's experiment: a transformers model on a GLUE task, in one process or many.",
     "export": "Turn an adapter file into a LoRA that Hugging Face PEFT loads.",
+    "mutate": "Edit a file of kernels in every mechanical way: the suite must find each edit. For developers.",
     "fuzz": "Damage adapter files and checkpoints by the thousand: each must be refused in a sentence.",
 }
 
@@ -32,6 +33,7 @@ EXTRAS = {
     "peft": "test",
     "transformers": "test",
     "mpmath": "test",
+    "pytest": "test",
     "nbformat": "tutorials",
     "nbconvert": "tutorials",
 }

@@ -142,6 +142,9 @@ def normal(x: Array) -> tuple[Array, Array]:
     """
     if x.dtype == np.float32:
         return fast.normal_float32(x)
+    if x.dtype == np.float16:  # which erfc would return as float64
+        cdf, pdf = fast.normal_float32(x.astype(np.float32))
+        return cdf.astype(np.float16), pdf.astype(np.float16)
     return 0.5 * erfc(x * (-1 / sqrt(2))), np.exp(x * x * -0.5) * (1 / sqrt(2 * pi))
 
 

@@ -5,6 +5,8 @@ suite.py       every kernel and the encoder's loss, by every oracle, over every 
 forwards.py    every forward against a second way to compute it
 mutants/       seeded bugs, the test of a checker
 everyday/      functions of every day with right and wrong gradients, the other test
+edits.py       mechanical edits of a file, one place at a time
+mutate.py      whether the suite and the tests find them; equivalent.json: those that nothing can find, and why
 scorers.py     score(checker): which of them it finds; the checkers in common use
 """
 

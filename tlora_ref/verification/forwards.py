@@ -12,7 +12,7 @@ Checked by  tests/test_check_job.py: each of them fails when its forward is spoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from inspect import signature
@@ -47,9 +47,10 @@ class Forward:
         return self.error <= RTOL
 
 
-def forwards() -> list[Forward]:
-    """All of them, the worst scenario of each subject; the two ways that need torch only where it is installed."""
-    found = [*_kernels(), *_methods()]
+def forwards(subjects: Collection[str] | None = None) -> list[Forward]:
+    """All of them, or those of some kernels and methods; the worst scenario of each subject. The two ways that need
+    torch only where it is installed."""
+    found = [*_kernels(subjects), *_methods(subjects)]
     worst: dict[tuple[str, str], Forward] = {}
     for forward in found:
         before = worst.get((forward.subject, forward.way))
@@ -58,8 +59,10 @@ def forwards() -> list[Forward]:
     return list(worst.values())
 
 
-def _kernels() -> Iterator[Forward]:
+def _kernels(subjects: Collection[str] | None) -> Iterator[Forward]:
     for name, op in KERNELS.items():
+        if subjects is not None and name not in subjects:
+            continue
         for scenario, case in scenarios(op):
             if scenario == "float32":
                 continue
@@ -72,9 +75,9 @@ def _kernels() -> Iterator[Forward]:
                 yield Forward(name, "bias", relative_error(y, plain + b))
 
 
-def _methods() -> Iterator[Forward]:
+def _methods(subjects: Collection[str] | None) -> Iterator[Forward]:
     for name, method in METHODS.items():
-        if not method.mergeable:
+        if not method.mergeable or (subjects is not None and name not in subjects):
             continue
         for scenario, case in scenarios(method.kernel):
             if scenario not in ("float32", "initial point"):

@@ -9,6 +9,8 @@ text.py     a real language model adapted to real text
 audit.py    the paper's claims, each measured and judged; its figures; one HTML page
 bench.py    speed and memory
 glue.py     the paper's experiment on a transformers model
+mutate.py   mechanical edits of our own files: does the suite find them
+fuzz.py     damaged files by the thousand
 export.py   an adapter file as a LoRA for Hugging Face PEFT
 fuzz.py     adapter files and checkpoints damaged by the thousand
 
