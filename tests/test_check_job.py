@@ -333,7 +333,7 @@ def test_every_oracle_and_every_kernel_has_its_turn():
         expected = {"auto", "richardson", "central", "mpmath", "torch"} | ({"exact"} if op.exact else set())
         assert {oracle for subject, oracle in seen if subject == name} == expected
     assert set(available()) == {"auto", "exact", "richardson", "central", "mpmath", "torch"}
-    assert {task.method for task in tasks() if task.subject == "encoder"} == {None, "tlora", "lora"}
+    assert {task.method for task in tasks() if task.subject == "encoder"} == {None, "tlora", "lora", "lorta"}
 
 
 @pytest.mark.parametrize("op", KERNELS.values(), ids=list(KERNELS))
@@ -342,7 +342,7 @@ def test_the_scenarios_are_what_they_are_called(op):
     args = found["different sizes"].args
     pairs = [pair for arg in op.args for pair in zip(arg.letters, np.shape(args[arg.name]), strict=True)]
     sizes = {letter: size for letter, size in pairs if letter != "N"}
-    inner = [n for letter, n in sizes.items() if letter not in "HK"]
+    inner = [n for letter, n in sizes.items() if letter not in "HKM"]  # M is the smaller one of I and O
     assert 5 not in inner
     assert len(set(inner)) == len(inner), sizes
     assert DIFFERENT["D"] == DIFFERENT["H"] * DIFFERENT["K"]
@@ -361,7 +361,7 @@ def test_the_scenarios_are_what_they_are_called(op):
 
 
 def test_encoders_hide_only_what_is_flat():
-    for method in (None, "tlora", "lora"):
+    for method in (None, "tlora", "lora", "lorta"):
         for name, loss in encoder_scenarios(method):
             if name in ("continuous tokens", "ids, causal", "first token", "one row", "as BERT", "as RoBERTa"):
                 report = check(loss.fn, loss.vjp, loss.inputs, points=("given",))
