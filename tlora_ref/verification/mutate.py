@@ -112,7 +112,6 @@ def found_by_tests(file: str, edit: Edit) -> str:
     if not TESTS.is_dir():
         raise InputError(f"there is no folder {TESTS}: the tests are in the repository, not in the installed package")
     # once here, and not in every copy; and where they are missing, no test is missing in their place
-    import hypothesis.strategies
     import pytest  # noqa: F401
 
     names = _reached(file, edit.function)
