@@ -7,7 +7,7 @@ import os
 # core two threads of BLAS wait for each other a hundred times as long as they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from hypothesis import HealthCheck, settings  # noqa: E402
+from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "tlora_ref", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
