@@ -1,4 +1,4 @@
-"""hypothesis strategies: the arguments of any registry row, with pairwise different sizes where it matters.
+"""hypothesis strategies: the arguments of any kernel, with pairwise different sizes where it matters.
 
 A drawn case is a dictionary of keyword arguments for ``op.fwd``. Ranges follow what was measured to catch
 every seeded bug: B and alpha away from their initial values, scales over six decades, F-ordered arrays half

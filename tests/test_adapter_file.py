@@ -233,7 +233,7 @@ def test_an_nn_module_with_the_same_names_reads_the_file_of_an_encoder_by_hand(t
     numpy_io.save_adapter(model, tmp_path / "a")
     module = nn.ModuleDict({"layers": nn.ModuleList()})
     for i in range(ENCODER.layers):
-        block = nn.ModuleDict({t: nn.Linear(8, 8) for t in ("query", "key", "value")})
+        block = nn.ModuleDict({t: nn.Linear(8, 8) for t in ("query", "key", "value", "output")})
         module["layers"].append(block)
         for target, linear in block.items():
             linear.weight.data = torch.from_numpy(base.params[f"layers.{i}.{target}.W"].T.copy())
@@ -326,7 +326,7 @@ def test_the_metadata_names_everything(tmp_path):
     assert (config["version"], config["compact"], config["conv1d"]) == (1, True, True)
     assert config["adapter"] | {"targets": None} == {
         "method": "tlora", "rank": 3, "targets": None, "layers": None, "dropout": 0.25, "init": "released", "seed": 4,
-        "lora_alpha": None, "ranks": [],
+        "lora_alpha": None, "ranks": [], "heads": None,
     }  # fmt: skip
     assert config["adapter"]["targets"] == [{"regex": TARGETS[0].pattern, "flags": TARGETS[0].flags}, "1.value"]
     entry = config["matrices"]["blocks.0.query"]

@@ -155,6 +155,7 @@ def test_known_shapes_are_those_of_the_models_transformers_builds(name):
 
     told = inject(model, (re.compile(rf"{re.escape(shape.prefix)}\.\d+\..*({'|'.join(ends(shape))})"),), rank=2)
     assert dict(told.matrices) == expected
+    assert model.config.num_attention_heads == shape.heads
     linears = chosen(shape, ("query", "value"))
     assert all({"query", "value"} & set(linear.roles) for linear in linears)
 

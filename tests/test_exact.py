@@ -4,8 +4,8 @@ A central difference has the error of its truncation, h^2 / 6 times a third deri
 rounding. fractions.Fraction rounds nothing. And there is no third derivative: every kernel that uses + and *
 only is linear along each of its arrays, the others held fixed, so the squared loss sum((y - target)^2) / 2 is
 quadratic along it, and (L(x + h) - L(x - h)) / 2h is its derivative for every h, h = 1 included. (Where an
-array enters twice, as C in MTLoRA's C C^T, y is quadratic and the loss of degree four: there the five-point
-difference, exact to that degree, takes the place of the central one.)
+array enters twice, as C in MTLoRA's C C^T and v in HTA's v v^T, y is quadratic and the loss of degree four: there the
+five-point difference, exact to that degree, takes the place of the central one.)
 """
 
 from fractions import Fraction
@@ -18,17 +18,21 @@ from hypothesis.extra.numpy import arrays
 
 from tlora_ref.by_hand.kernels import KERNELS
 from tlora_ref.gradcheck import check
-from tlora_ref.shapes import InputError
+from tlora_ref.shapes import InputError, tied
 
 EXACT = [op for op in KERNELS.values() if op.exact]
 every_exact_op = pytest.mark.parametrize("op", EXACT, ids=lambda op: op.name)
+QUADRATIC = {("mtlora_icfm_linear", "C"), ("reflect", "v"), ("hta_linear", "left"), ("hta_linear", "right")}
 rationals = st.fractions(min_value=-3, max_value=3, max_denominator=12)
 
 
 @st.composite
 def fractions(draw, op):
     """Arguments of the op in fractions: shapes, layouts and values drawn by hypothesis."""
-    size = {letter: draw(st.integers(1, 3)) for letter in "IORSD"}
+    size = {letter: draw(st.integers(1, 3)) for letter in "IORS"}
+    letters = {letter for arg in op.args for letter in arg.letters}
+    size |= {letter: draw(st.integers(1, 2)) for letter in "XYZHK" if letter in letters}
+    size = {"D": draw(st.integers(1, 3))} | size | tied(size)
     lead = draw(st.sampled_from([(), (2,), (2, 1)]))
     args = {}
     for arg in op.args:
@@ -73,7 +77,7 @@ def test_the_gradient_of_the_squared_loss_is_its_central_difference(op):
                 at = {t: moved(args, name, index, t * h) for t in (-2, -1, 1, 2)}
                 L = {t: squared_loss(op, a, target)[0] for t, a in at.items()}
                 difference = (L[1] - L[-1]) / (2 * h)
-                if key == "C" and op.name == "mtlora_icfm_linear":
+                if (op.name, key) in QUADRATIC:
                     difference = (8 * (L[1] - L[-1]) - (L[2] - L[-2])) / (12 * h)
                 else:
                     assert (op.fwd(**at[1])[0] + op.fwd(**at[-1])[0] == 2 * y).all(), f"y is not linear in {key}"

@@ -140,7 +140,8 @@ def test_what_is_no_lora_is_refused_with_the_reason_and_nothing_is_written(metho
     from tiny import ENCODER
 
     row = METHODS[method]
-    reason = "it rescales the columns of W0" if row.rescales else "what it adds is not linear in x"
+    reason = "it rescales the columns of W0" if row.rescales else "its W' - W0 is not a matrix of rank r"
+    reason = reason if row.mergeable else "what it adds is not linear in x"
     model = attach(init_encoder(ENCODER), AdapterConfig(method, 2))
     if row.on_matrices:
         model = adapted("bert", torch.float32, method=method)

@@ -80,6 +80,8 @@ def test_the_layer_equals_the_kernel_by_hand_forward_and_backward(method, seed, 
     constants = row.constants_of(W0_IO, **arguments) if row.constants_of else {}
     y_hand, cache = row.kernel.fwd(x_NI, W0_IO, b_O, **arguments, **constants, **{row.keep: keep})
     grads = row.kernel.bwd(dy, cache)
+    arrays = {arg.base: numpy(layer.array(arg.base)) for arg in row.arrays}
+    grads = {"x": grads.pop("x")} | row.gradients(grads, arrays, layer.site)
     np.testing.assert_allclose(numpy(y), y_hand, rtol=0, atol=1e-12 * np.abs(y_hand).max())
     for name, tensor in [("x", x)] + [(arg.base, layer.array(arg.base)) for arg in row.trained_args]:
         largest = np.abs(grads[name]).max()
@@ -100,7 +102,7 @@ def test_the_draws_are_those_of_init_under_the_modules_name(method, init, dtype)
     for name in ("blocks.1.value", "blocks.0.mix"):
         W0_IO = numpy(weight_IO(base.get_submodule(name)))
         drawn = METHODS[method].draw(Site(name, *W0_IO.shape, 4), W0_IO, config)
-        drawn |= shared_arrays([Site("value", 5, 9, 4), Site("mix", 9, 7, 4)], config)
+        drawn |= shared_arrays([Site("blocks.1.value", 5, 9, 4), Site("blocks.1.mix", 9, 7, 4)], config)
         assert set(drawn) == {arg.base for arg in METHODS[method].arrays}
         for local, array in drawn.items():
             given = model.get_submodule(name).array(local).detach()
@@ -178,6 +180,9 @@ def test_training_moves_what_trains_and_nothing_else(method):
     inject(model, TARGETS, rank=3, dropout=0.25, method=method)
     local = {arg.base for arg in METHODS[method].trained_args}
     trained_names = {f"blocks.{i}.{target}.{name}" for i in (0, 1) for target in TARGETS for name in local}
+    if METHODS[method].shared_names >= local:  # one store, found under every layer, of which torch names the first
+        everywhere = {f"blocks.{i}.{target}.shared.{name}" for i in (0, 1) for target in TARGETS for name in local}
+        trained_names = {f"blocks.0.{TARGETS[0]}.shared.{name}" for name in local}
     assert {n for n, p in model.named_parameters() if p.requires_grad} == trained_names
     before = bits(model.train())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
@@ -186,7 +191,8 @@ def test_training_moves_what_trains_and_nothing_else(method):
         (model(inputs(step)) - 1).square().sum().backward()
         optimizer.step()
     after = bits(model)
-    assert {name for name in before if before[name] != after[name]} == trained_names
+    moved = {name for name in before if before[name] != after[name]}
+    assert moved == (everywhere if METHODS[method].shared_names >= local else trained_names)
 
 
 def test_what_trains_is_b_alpha_and_train_also_and_all_of_it_gets_a_gradient():
@@ -231,7 +237,7 @@ def test_the_report_counts_what_is_there_and_prints_it():
 def test_the_report_of_every_method_has_its_closed_forms_and_says_what_a_file_holds(method, tmp_path):
     model, row = net(), METHODS[method]
     told = inject(model, TARGETS, rank=3, method=method)
-    n, still = trained(method, told.matrices.values(), 3), frozen(method, told.matrices.values(), 3)
+    n, still = trained(method, told.matrices, 3), frozen(method, told.matrices, 3)
     assert (told.counts.trained, told.counts.frozen_random, told.counts.from_seed) == (n, still, row.from_seed)
     assert told.counts.stored == n + (0 if row.from_seed else still)
     assert (told.stored_bytes, told.optimizer_bytes) == (4 * told.counts.stored, 8 * n)

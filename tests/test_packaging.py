@@ -45,7 +45,9 @@ def test_the_sdist_is_the_repository(built):
 def test_the_wheel_is_the_package_with_its_notebooks(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    pages = {path for path in files("tutorials") if re.fullmatch(r"tutorials/(\d\d_\w+\.ipynb|notes/\w+\.md)", path)}
+    pages = {
+        path for path in files("tutorials") if re.fullmatch(r"tutorials/(\d\d_\w+\.ipynb|notes/\w+\.(md|json))", path)
+    }
     assert len(pages) >= 24
     assert names == files("tlora_ref") | {f"tlora_ref/course/{path}" for path in pages}
 

@@ -24,7 +24,6 @@ from tlora_ref import AdapterConfig, InputError, TrainConfig, attach, by_autogra
 from tlora_ref.by_autograd import to_torch
 from tlora_ref.by_autograd.inject import adapted, inject
 from tlora_ref.by_hand import encoder_fwd, hidden_states, load_pretrained, loss_and_grads
-from tlora_ref.by_hand.encoder import load_pretrained as load_pretrained_of_encoder
 from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.model import encoder_shapes, upper_layers
 
@@ -149,7 +148,6 @@ def test_a_number_of_classes_draws_a_fresh_head_and_keeps_the_rest(saved):
 
 
 def test_it_is_one_function_under_every_name_and_trains_nothing(saved):
-    assert load_pretrained_of_encoder is load_pretrained
     model = load_pretrained(saved[1])
     assert model.trained == frozenset()
     assert {name: a.shape for name, a in model.params.items()} == encoder_shapes(model.config)

@@ -203,7 +203,7 @@ def test_another_optimizer_is_one_row_of_a_table(monkeypatch):
     after, _ = train(by_hand, model, X, Y, config)
     _, grads, _ = by_hand.loss_and_grads(model, X, Y)
     np.testing.assert_allclose(after.params["layers.0.query.B"], -0.1 * grads["layers.0.query.B"], rtol=1e-9)
-    with pytest.raises(InputError, match="optimizer is 'sgd', expected one of adamw, plain"):
+    with pytest.raises(InputError, match="optimizer is 'sgd', expected None or one of adamw, plain"):
         TrainConfig(optimizer="sgd")
 
 

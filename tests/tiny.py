@@ -73,7 +73,7 @@ def scramble(model: nn.Module, seed: int = 1, scale: float = 0.7) -> nn.Module:
             elif arg.kind == "positive":
                 array.mul_(torch.from_numpy(0.6 + 0.8 * rng.random(array.shape)))
             else:
-                array.copy_(torch.from_numpy(scale * rng.standard_normal(array.shape)))
+                array.copy_(torch.from_numpy(np.asarray(scale * rng.standard_normal(array.shape))))
     return model
 
 

@@ -4,7 +4,7 @@ Format      a tensor file (tensor_file.py) of the kind "tlora_ref", with
                 version    of this format
                 adapter    the AdapterConfig: method, rank, targets, layers, dropout, init, seed, ...
                 compact    are the frozen arrays (A and C of TLoRA) left out, to be drawn again from the seed? Never
-                           for a method that takes them from W0 (LoRA-XS, EDoRA): those files are always full
+                           for a method that takes them from W0 (LoRA-XS, EDoRA, SODA): those files are always full
                 conv1d     does the torch model keep its weights (in, out)?
                 matrices   by name: the shape (I, O) and dtype of the base matrix, its fingerprint, and the
                            fingerprint of each frozen array
@@ -259,7 +259,7 @@ def _texts(value: Any) -> bool:
 
 def sites_of(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> list[Site]:
     """Where the adapter sits."""
-    return [Site(name, *matrix.shape, config.rank_of(name)) for name, matrix in matrices.items()]
+    return [config.site(name, *matrix.shape) for name, matrix in matrices.items()]
 
 
 def array_shapes(config: AdapterConfig, matrices: Mapping[str, Matrix]) -> dict[str, tuple[int, ...]]:

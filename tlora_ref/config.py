@@ -14,12 +14,13 @@ from math import isfinite
 from typing import TypeGuard
 
 from .by_hand.methods import METHODS
+from .methods import Site
 from .shapes import InputError
 
 INITS = ("released", "fan_in")
 """Rules for TLoRA's frozen random factors; by_hand/methods/tlora.py has the formulas."""
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "stiefel")
 """The optimizers by name; each room has them in its optimizers.py."""
 
 
@@ -109,6 +110,7 @@ class AdapterConfig:
     seed: int = 0
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
     ranks: tuple[tuple[str, int], ...] = ()
+    heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 where nothing says
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
@@ -149,6 +151,13 @@ class AdapterConfig:
             self.lora_alpha,
             "None or a positive number",
         )
+        if self.heads is not None:
+            _positive(heads=self.heads)
+            _require(METHODS[self.method].per_head, "heads", self.heads, f"None: {self.method} has no heads")
+
+    def site(self, name: str, I: int, O: int) -> Site:
+        """Where the adapter sits on a matrix of that full name, I wide in and O wide out."""
+        return Site(name, I, O, self.rank_of(name), self.heads or 1)
 
     def rank_of(self, matrix: str) -> int:
         """The rank on a matrix, by its full name; 0 where it gets no adapter."""
@@ -182,7 +191,7 @@ class TrainConfig:
     eps: float = 1e-8
     clip: float | None = None  # largest norm of all gradients together
     seed: int = 0  # of the batches and of the dropout masks
-    optimizer: str = "adamw"
+    optimizer: str | None = None  # None: the one of the adapter's method, AdamW for most
 
     def __post_init__(self) -> None:
         _positive(epochs=self.epochs, batch_size=self.batch_size)
@@ -199,4 +208,9 @@ class TrainConfig:
         _require(self.eps > 0, "eps", self.eps, "a positive number")
         _require(self.clip is None or self.clip > 0, "clip", self.clip, "None or a positive number")
         _require(_whole(self.seed) and self.seed >= 0, "seed", self.seed, "a whole number, at least 0")
-        _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {', '.join(OPTIMIZERS)}")
+        _require(
+            self.optimizer is None or self.optimizer in OPTIMIZERS,
+            "optimizer",
+            self.optimizer,
+            f"None or one of {', '.join(OPTIMIZERS)}",
+        )

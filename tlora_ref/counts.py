@@ -8,7 +8,7 @@ Checked by  tests/test_counts.py: against the arrays held and against every publ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .by_hand.methods import METHODS
@@ -65,19 +65,24 @@ class Counts:
         return self.optimizer * itemsize
 
 
-def trained(method: str, matrices: Iterable[tuple[int, int]], rank: int) -> int:
-    """Trained numbers of a method on matrices given as (I, O): what the letters of its trained arrays say."""
-    return METHODS[method].size(_on(matrices, rank), METHODS[method].trained)
+Matrices = Mapping[str, tuple[int, int]] | Iterable[tuple[int, int]]
+"""The (I, O) of some matrices, by their full names where a method has to know which ones they are (LoRTA)."""
 
 
-def frozen(method: str, matrices: Iterable[tuple[int, int]], rank: int) -> int:
-    """Frozen numbers of a method on matrices given as (I, O). What all matrices share counts once, at the largest
-    size."""
-    return METHODS[method].size(_on(matrices, rank), METHODS[method].frozen)
+def trained(method: str, matrices: Matrices, rank: int, heads: int = 1) -> int:
+    """Trained numbers of a method on some matrices: what the letters of its trained arrays say."""
+    return METHODS[method].size(_on(matrices, rank, heads), METHODS[method].trained)
 
 
-def _on(matrices: Iterable[tuple[int, int]], rank: int) -> list[Site]:
-    return [Site(f"matrices.{number}", I, O, rank) for number, (I, O) in enumerate(matrices)]
+def frozen(method: str, matrices: Matrices, rank: int, heads: int = 1) -> int:
+    """Frozen numbers of a method on some matrices. What all matrices share counts once, at the largest size."""
+    return METHODS[method].size(_on(matrices, rank, heads), METHODS[method].frozen)
+
+
+def _on(matrices: Matrices, rank: int, heads: int) -> list[Site]:
+    if not isinstance(matrices, Mapping):
+        matrices = {f"matrices.{number}": shape for number, shape in enumerate(matrices)}
+    return [Site(name, I, O, rank, heads) for name, (I, O) in matrices.items()]
 
 
 def activations(

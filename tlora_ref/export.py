@@ -23,7 +23,6 @@ import safetensors.numpy
 from .adapter_file import Adapter
 from .by_hand.methods import METHODS
 from .files import write_folder
-from .methods import SHARED
 from .model import Model
 from .shapes import InputError
 
@@ -62,18 +61,17 @@ def lora_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
     if not method.mergeable:
         raise InputError(f"{config.method} is no LoRA: what it adds is not linear in x, so there is no W' - W0 at all")
     if not method.additive:
-        raise InputError(
-            f"{config.method} is no LoRA: it rescales the columns of W0, so its W' - W0 is not a matrix of rank r"
-        )
+        reason = "it rescales the columns of W0, so " if method.rescales else ""
+        raise InputError(f"{config.method} is no LoRA: {reason}its W' - W0 is not a matrix of rank r")
     constants = {name: getattr(config, name) for name in method.constants}
     for name, matrix in adapter.matrices.items():
-        places = {arg: SHARED if arg.base in method.shared_names else name for arg in method.arrays}
-        given = {arg.name: adapter.arrays[f"{place}.{arg.base}"] for arg, place in places.items()}
+        arrays = {arg.base: adapter.arrays[method.full_name(name, arg.base)] for arg in method.arrays}
+        given = method.arguments(arrays, config.site(name, *matrix.shape))
         dtype = given["A_IR"].dtype
         exact = {argument: array.astype(np.float64) for argument, array in given.items()} | constants
-        (I, O), R = matrix.shape, config.rank
+        O, R = matrix.shape[1], config.rank
         # dW = A (...) is linear in A: what stands behind A is dW with the identity for A
-        down_IR, up_RO = exact["A_IR"][:I], method.delta_w(np.zeros((R, O)), **exact | {"A_IR": np.eye(R)})
+        down_IR, up_RO = exact["A_IR"], method.delta_w(np.zeros((R, O)), **exact | {"A_IR": np.eye(R)})
         for local, factor in (("lora_A", down_IR), ("lora_B", up_RO)):
             tensors[f"base_model.model.{name}.{local}.weight"] = np.asarray(factor.T.astype(dtype), order="C")
     return tensors

@@ -17,7 +17,7 @@ from .by_hand.methods import METHODS
 from .config import AdapterConfig, EncoderConfig
 from .draws import normal
 from .methods import SHARED, Site
-from .model import Model, encoder_shapes, sites, trained_names
+from .model import Model, encoder_shapes, sites, trained_names, with_heads
 from .shapes import InputError
 
 Array = np.ndarray
@@ -57,6 +57,7 @@ def attach(model: Model, adapter: AdapterConfig, train_also: Collection[str] = (
             f"the model already has a {model.adapter.method} adapter; fold it into the weights with merging.fold, "
             "or detach it"
         )
+    adapter = with_heads(model.config, adapter)
     where, draw = sites(model.config, adapter), METHODS[adapter.method].draw
     arrays = {f"{SHARED}.{base}": array for base, array in shared_arrays(where, adapter).items()}
     for site in where:

@@ -9,6 +9,7 @@ Sources     roberta-base, -large   Liu et al., arXiv 1907.11692 (the sizes of BE
             llama-2-70b            Touvron et al., arXiv 2307.09288, with the published config.json: 80 layers, 8192;
                                    key and value for 8 of 64 heads; SwiGLU of width 28672
             vit-b                  Dosovitskiy et al., arXiv 2010.11929, table 1: 12 layers, 768, MLP 3072
+Heads are 64 wide in BERT's sizes, GPT-2 and ViT-B, and 128 wide in Llama 2's (the same sources).
 Checked by  tests/test_count_job.py: against the models that transformers builds from these configurations.
 """
 
@@ -23,7 +24,7 @@ from .targets import matches, nearest
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer of a block: what it is for (some of registry.MATRICES), its name, its (I, O)."""
+    """One linear layer of a block: what it is for (some of methods.MATRICES), its name, its (I, O)."""
 
     roles: tuple[str, ...]
     name: str
@@ -32,23 +33,25 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """``layers`` equal blocks of linear layers, called PREFIX.0.NAME, PREFIX.1.NAME, ..."""
+    """``layers`` equal blocks of linear layers, called PREFIX.0.NAME, PREFIX.1.NAME, ..., with the ``heads`` of their
+    attention."""
 
     layers: int
     prefix: str
     block: tuple[Linear, ...]
+    heads: int = 1
 
 
 def _bert(layers: int, D: int, prefix: str) -> Shape:
     names = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
              "intermediate.dense", "output.dense")  # fmt: skip
-    return _six(layers, D, 4 * D, prefix, names)
+    return _six(layers, D, 4 * D, prefix, names, heads=D // 64)
 
 
-def _six(layers: int, D: int, F: int, prefix: str, names: tuple[str, ...]) -> Shape:
+def _six(layers: int, D: int, F: int, prefix: str, names: tuple[str, ...], heads: int = 1) -> Shape:
     shapes = [(D, D)] * 4 + [(D, F), (F, D)]
     parts = zip(MATRICES, names, shapes, strict=True)
-    return Shape(layers, prefix, tuple(Linear((role,), name, shape) for role, name, shape in parts))
+    return Shape(layers, prefix, tuple(Linear((role,), name, shape) for role, name, shape in parts), heads)
 
 
 def _llama(layers: int, D: int, kv: int, F: int) -> Shape:
@@ -65,7 +68,7 @@ def _llama(layers: int, D: int, kv: int, F: int) -> Shape:
         Linear(("ffn_in",), "mlp.up_proj", (D, F)),
         Linear(("ffn_out",), "mlp.down_proj", (F, D)),
     ]
-    return Shape(layers, "model.layers", (*attention, *feed_forward))
+    return Shape(layers, "model.layers", (*attention, *feed_forward), heads=D // 128)
 
 
 KNOWN = {
@@ -81,12 +84,13 @@ KNOWN = {
             Linear(("ffn_in",), "mlp.c_fc", (768, 3072)),
             Linear(("ffn_out",), "mlp.c_proj", (3072, 768)),
         ),
+        heads=12,
     ),
     "llama-2-7b": _llama(32, 4096, 4096, 11008),
     "llama-2-70b": _llama(80, 8192, 1024, 28672),
     "vit-b": _six(12, 768, 3072, "vit.layers", (
         "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.fc1", "mlp.fc2",
-    )),
+    ), heads=12),
 }  # fmt: skip
 
 

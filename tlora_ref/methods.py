@@ -2,7 +2,7 @@
 
     by_hand/kernels.py               KERNELS, every kernel pair by name
     by_hand/methods/__init__.py      METHODS, every adapter method by name
-    by_autograd/kernels.py           TWINS, the PyTorch twin of every kernel
+    by_autograd/kernels.py           KERNEL_TWINS, the PyTorch twin of every kernel
     by_autograd/methods/__init__.py  TWINS, the PyTorch twin of every method
 
 The letters in an argument's name give its shape (shapes.py); the first part of the name gives its kind:
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .shapes import InputError, is_shaped, split_name
+from .shapes import InputError, is_shaped, split_name, tied
 
 if TYPE_CHECKING:
     from .config import AdapterConfig
@@ -45,18 +45,20 @@ SHARED = "shared"
 
 
 class Site(NamedTuple):
-    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, and the rank there.
-    A block of the encoder has I = O = D."""
+    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, the rank there, and the
+    heads of its layer's attention, which only few methods ask for. A block of the encoder has I = O = D."""
 
     name: str
     I: int
     O: int
     R: int
+    heads: int = 1
 
     @property
     def sizes(self) -> dict[str, int]:
         """The size of every letter that an adapter's arrays may have here."""
-        return {"I": self.I, "O": self.O, "R": self.R, "S": self.R, "D": self.O}
+        own = {"I": self.I, "O": self.O, "R": self.R, "S": self.R, "D": self.O}
+        return own | tied(own)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,9 @@ class Method:
     view: Callable[[Arrays, Site], Arrays] | None = None
     scatter: Callable[[Arrays, Arrays, Site], Arrays] | None = None
     letters: Mapping[str, str] = field(default_factory=dict)  # of arrays that are no argument of the kernel
+    sizes_of: Callable[[Site], dict[str, int]] | None = None  # of letters beyond those that every Site has a size for
+    orthogonal: tuple[str, ...] = ()  # bases of trained arrays that start orthogonal and are to stay so
+    optimizer: str = "adamw"  # what its paper trains it with
     from_seed: bool = True  # do the frozen arrays follow from the seed alone, and not from W0?
     additive: bool = True  # does dW have rank R at most, with A as its left factor? Then it can be exported as a LoRA
     rescales: bool = False  # are the columns of W0 + (...) brought to trained lengths?
@@ -185,6 +190,15 @@ class Method:
     def constants(self) -> tuple[str, ...]:
         """The arguments that are numbers of the AdapterConfig, by the same name."""
         return tuple(arg.name for arg in self.kernel.args if arg.name == "scale")
+
+    @property
+    def per_head(self) -> bool:
+        """Does it need to know how many heads the attention has?"""
+        return any("H" in arg.letters for arg in self.arrays)
+
+    def sizes(self, site: Site) -> dict[str, int]:
+        """The size of every letter that its arrays may have on a matrix."""
+        return site.sizes | (self.sizes_of(site) if self.sizes_of is not None else {})
 
     def array(self, base: str) -> Arg:
         """One of the method's arrays with its letters."""
@@ -215,14 +229,15 @@ class Method:
         for site in sites:
             for arg in self.arrays:
                 if arg.base not in self.shared:
-                    found[f"{site.name}.{arg.base}"] = tuple(site.sizes[letter] for letter in arg.letters)
+                    found[f"{site.name}.{arg.base}"] = tuple(self.sizes(site)[letter] for letter in arg.letters)
         if self.shared and sites:
             found |= self.shared_shapes(sites)
         return found
 
     def shared_shapes(self, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
         """The shapes of what all matrices share, by full name."""
-        largest = {letter: max(site.sizes[letter] for site in sites) for letter in sites[0].sizes}
+        every = [self.sizes(site) for site in sites]
+        largest = {letter: max(sizes[letter] for sizes in every) for letter in every[0]}
         args = [arg for arg in self.arrays if arg.base in self.shared]
         return {f"{SHARED}.{arg.base}": tuple(largest[letter] for letter in arg.letters) for arg in args}
 
@@ -255,4 +270,4 @@ class Method:
         return found
 
     def _corner(self, arg: Arg, site: Site) -> tuple[slice, ...]:
-        return tuple(slice(site.sizes[letter]) for letter in arg.letters)
+        return tuple(slice(self.sizes(site)[letter]) for letter in arg.letters)

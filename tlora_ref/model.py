@@ -133,13 +133,19 @@ def check_layer(config: EncoderConfig, layer: int) -> None:
         raise InputError(f"layer {layer} does not exist, the encoder has layers {config.first} to {config.layers - 1}")
 
 
+def with_heads(config: EncoderConfig, adapter: AdapterConfig) -> AdapterConfig:
+    """The adapter with the encoder's number of heads, where its method asks for it and it has none."""
+    asked = METHODS[adapter.method].per_head and adapter.heads is None
+    return replace(adapter, heads=config.heads) if asked else adapter
+
+
 def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
     """Where an adapter sits in an encoder: every matrix with its width in and out and its rank, which is not 0.
 
     Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O), a matrix in
     ``ranks`` that the adapter does not reach, or if no matrix is left.
     """
-    places = METHODS[adapter.method].places
+    adapter, places = with_heads(config, adapter), METHODS[adapter.method].places
     unknown = [t for t in adapter.targets if t not in places]
     if unknown:
         raise InputError(f"unknown target {unknown[0]!r} for {adapter.method}, expected some of {', '.join(places)}")
@@ -150,7 +156,7 @@ def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
     stray = [name for name, _ in adapter.ranks if name not in reached]
     if stray:
         raise InputError(f"ranks names {stray[0]!r}, expected some of the adapted {', '.join(reached)}")
-    found = [Site(name, I, O, adapter.rank_of(name)) for name, (I, O) in reached.items() if adapter.rank_of(name) > 0]
+    found = [adapter.site(name, I, O) for name, (I, O) in reached.items() if adapter.rank_of(name) > 0]
     for site in found:
         if min(site.I, site.O) < site.R:
             raise InputError(
@@ -177,7 +183,7 @@ def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
     """The adapter's arrays and constants for one matrix, by the kernel's names: {"A_IR": ..., "alpha": ...}."""
     adapter, method = model.attached, model.method
     I, O = matrix_shape(model.config, name.rpartition(".")[2])
-    site = Site(name, I, O, adapter.rank_of(name))
+    site = with_heads(model.config, adapter).site(name, I, O)
     constants = {constant: adapter.scale_at(site.R) for constant in method.constants}
     return method.arguments(adapter_arrays(model, name), site) | constants
 

@@ -8,7 +8,7 @@ A, B and C are the three matrices of TLoRA and never dimensions. The checks read
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,13 +22,21 @@ LETTERS = {
     "O": "output width of a linear map",
     "R": "rank of the adapter",
     "S": "second rank: the method sets S = R; the kernels also take R != S, so a transposed B is an error",
-    "D": "model width",
+    "D": "model width: H * K",
     "H": "attention heads",
-    "K": "width of one head, D = H * K",
+    "K": "width of one head",
     "F": "hidden width of the feed-forward block",
     "V": "vocabulary size, or number of classes",
     "L": "layers",
+    "M": "entries of a diagonal, or singular values, of a linear map: min(I, O)",
+    "P": "kinds of matrix in a layer: query, key, value, output, ...",
+    "X": "first of the three factors of an input width: I = X * Y * Z",
+    "Y": "second of them",
+    "Z": "third of them",
 }
+
+TIES = {"I": "X * Y * Z", "M": "min(I, O)", "D": "H * K"}
+"""The letters whose sizes follow from others that occur beside them."""
 
 
 class InputError(ValueError):
@@ -46,6 +54,18 @@ def split_name(name: str) -> tuple[str, str]:
     if base and letters and all(letter in LETTERS for letter in letters):
         return base, letters
     return name, ""
+
+
+def tied(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of the letters that follow from others: I from X, Y and Z, M from I and O, D from H and K."""
+    found = {}
+    if "X" in sizes and "Y" in sizes and "Z" in sizes:
+        found["I"] = sizes["X"] * sizes["Y"] * sizes["Z"]
+    if "I" in sizes and "O" in sizes:
+        found["M"] = min(found.get("I", sizes["I"]), sizes["O"])
+    if "H" in sizes and "K" in sizes:
+        found["D"] = sizes["H"] * sizes["K"]
+    return found
 
 
 def bind(op: str, **arrays: Any) -> dict[str, Any]:
@@ -90,6 +110,13 @@ def _bind(op: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str,
                     f"but {other} has shape {dict(shapes)[other]}, so {letter} = {sizes[letter]}"
                 )
             fixed_by.setdefault(letter, name)
+    for letter, size in tied(sizes).items():
+        if sizes.get(letter, size) != size:
+            name = fixed_by[letter]
+            raise ShapeError(
+                f"{op}: {name} has shape {dict(shapes)[name]}, so {letter} = {sizes[letter]}, "
+                f"expected {letter} = {TIES[letter]} = {size}"
+            )
     return sizes
 
 

@@ -202,7 +202,7 @@ def train(
     per_epoch = steps_per_epoch(len(labels_N), config)
     steps = per_epoch * config.epochs
     dropout_rng = dropout_stream(config, done)
-    optimizer = room.OPTIMIZERS[config.optimizer]
+    optimizer = room.OPTIMIZERS[config.optimizer or (model.method.optimizer if model.adapter else "adamw")]
     model = room.own(model)
     params = _trained(model)
     state, history = optimizer.init(params, config), History(epochs=done)

@@ -59,7 +59,7 @@ class Report:
         start = f"init {config.init!r}, " if config.method == "tlora" else ""
         constants = "".join(f"{name} {getattr(config, name):g}, " for name in method.constants)
         lora = trained("lora", self.matrices.values(), config.rank)
-        alone = trained(config.method, self.matrices.values(), config.rank)
+        alone = trained(config.method, self.matrices, config.rank, config.heads or 1)
         ratio = "" if config.method == "lora" else f"LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many"
         frozen = [arg.base for arg in method.arrays if arg not in method.trained_args]
         origin = ", drawn again from the seed" if method.from_seed else ", from W0 and therefore stored as well"
@@ -98,6 +98,7 @@ def inject(
     train_also: Sequence[Pattern] = (),
     method: str = "tlora",
     lora_alpha: float | None = None,
+    heads: int | None = None,
 ) -> Report:
     """Put TLoRA, or another method, on every module whose name matches a target; freeze all else but ``train_also``.
     In place.
@@ -105,15 +106,20 @@ def inject(
     targets     patterns for modules, as in targets.py: suffixes of names, or compiled regular expressions
     init        how TLoRA's frozen factors are drawn; every other method starts in one way
     train_also  patterns for modules or parameters that stay trained, such as "classifier"
-    method      a name in registry.METHODS that sits on linear layers
+    method      a name in by_hand.METHODS that sits on linear layers
     lora_alpha  of a method with a constant scale, which is lora_alpha / rank; None: scale 1
+    heads       of the model's attention, for LoRTA; None: what the model's own config says, and 1 if it says nothing
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
     match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
     that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from.
     """
     chosen = _patterns("targets", targets)
-    config = AdapterConfig(method, rank, chosen, dropout=dropout, init=init, seed=seed, lora_alpha=lora_alpha)
+    if heads is None and method in METHODS and METHODS[method].per_head:
+        heads = getattr(getattr(model, "config", None), "num_attention_heads", None)
+    config = AdapterConfig(
+        method, rank, chosen, dropout=dropout, init=init, seed=seed, lora_alpha=lora_alpha, heads=heads
+    )
     check_method(method)
     if lora_alpha is not None and "scale" not in METHODS[method].constants:
         raise InputError(f"lora_alpha is {lora_alpha}, expected None: {method} has no constant scale")
@@ -152,7 +158,9 @@ def place(
     bases = {name: base for base, name in first.items()}
     shared = SharedArrays(bases, config, given.get(SHARED)) if METHODS[config.method].shared else None
     kind = TLoRALinear if config.method == "tlora" else AdaptedLinear
-    layers = {base: kind(base, config, name, shared, given.get(name)) for base, name in first.items()}
+    # where arrays are given, a matrix that has none of its own is not to be drawn
+    own = {name: given.get(name, None if arrays is None else {}) for name in first.values()}
+    layers = {base: kind(base, config, name, shared, own[name]) for base, name in first.items()}
 
     model.requires_grad_(False)
     for name, module in modules.items():
@@ -160,7 +168,7 @@ def place(
             _replace(model, name, layers[module])
     for layer in layers.values():
         for arg in METHODS[config.method].trained_args:
-            getattr(layer, arg.base).requires_grad_(True)
+            layer.array(arg.base).requires_grad_(True)
     for name in also:
         parameters[name].requires_grad_(True)
     return report(model)
@@ -184,11 +192,17 @@ def report(model: nn.Module) -> Report:
 def held(model: nn.Module) -> Counts:
     """Counts of the tensors of any torch model: what has requires_grad is trained; each tensor counts once."""
     layers = adapted(model) if is_adapted(model) else []
-    own = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
+    own = _own(layers)
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     base = sum(p.numel() for p in model.parameters() if id(p) not in own)
     from_seed = all(METHODS[layer.adapter.method].from_seed for layer in layers)
     return Counts(base, n, sum(t.numel() for t in _frozen(layers)), 2 * n, from_seed)
+
+
+def _own(layers: Sequence[AdaptedLinear]) -> set[int]:
+    """The ids of the adapters' parameters, those that they share included."""
+    holders = [module for layer in layers for module in (layer, layer.shared) if module is not None]
+    return {id(p) for module in holders for p in module.parameters(recurse=False)}
 
 
 def _frozen(layers: Sequence[AdaptedLinear]) -> list[Tensor]:
@@ -273,7 +287,7 @@ def adapted(model: nn.Module) -> list[AdaptedLinear]:
 
 def trained_beside(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train and are no adapter's, by name."""
-    own = {id(p) for layer in adapted(model) for p in layer.parameters(recurse=False)}
+    own = _own(adapted(model))
     return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in own}
 
 

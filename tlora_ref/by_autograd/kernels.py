@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
 from ..by_hand.methods import METHODS
 from . import ops
-from .methods import TWINS, bottleneck, dora, lora_xs
+from .methods import TWINS, bottleneck, dora, hta, lora_xs, lorta, soda
 
 KERNEL_TWINS: dict[str, Callable[..., Tensor]] = {
     **{METHODS[name].kernel.name: twin.linear for name, twin in TWINS.items()},
@@ -27,4 +28,8 @@ KERNEL_TWINS: dict[str, Callable[..., Tensor]] = {
     "column_norm": dora.column_norm,
     "rescale": dora.rescale,
     "relu": bottleneck.relu,
+    "cp_factor": lorta.cp_factor,
+    "kron": soda.kron,
+    "reflect": hta.reflect,
+    "reflect_unit": partial(hta.reflect, unit=True),
 }

@@ -1,9 +1,9 @@
-"""AdaptedLinear: an existing linear layer of a torch model, and any method of the registry beside it.
+"""AdaptedLinear: an existing linear layer of a torch model, and any adapter method beside it.
 
 Equation    y = base(x) + update(dropout(x)), or dropout(update(x)) as TLoRA has it (arXiv 2504.18735, section 2.2):
                 y = base(x) + dropout(alpha * x A B C);  the base, A and C are frozen, B and alpha are trained.
             Where a method rescales the columns (DoRA, EDoRA):  y = (x W0 + update) * m / n + b.
-Twin        by_hand/adapters.py and family.py, METHOD_linear_fwd; the updates are METHOD_update of this room.
+Twin        by_hand/methods/; what a method makes of y = base(x) is its METHOD_layer in by_autograd/methods/.
 Checked by  tests/test_inject.py.
 
 The base may be an nn.Linear, whose weight is (out, in), or the Conv1D of transformers' GPT-2, whose weight is
@@ -62,7 +62,7 @@ def adapter_dtype(base: torch.dtype) -> torch.dtype:
 def site_of(name: str, base: nn.Module, adapter: AdapterConfig) -> Site:
     """Where the adapter of that name sits: the layer's width in and out, and the rank there."""
     I, O = weight_IO(base).shape
-    return Site(name, I, O, adapter.rank_of(name))
+    return adapter.site(name, I, O)
 
 
 def _tensor(local: str, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class SharedArrays(nn.Module):
 
 
 class AdaptedLinear(nn.Module):
-    """A method of the registry around a linear layer: x (..., I) -> y (..., O).
+    """An adapter method around a linear layer: x (..., I) -> y (..., O).
 
     Its trained arrays are parameters and its frozen ones buffers, under their local names (for LoRA: A and B) and
     drawn by init.py under ``name``; ``arrays``, by local name, are taken instead of a draw. What all layers of a

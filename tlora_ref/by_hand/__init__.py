@@ -3,7 +3,7 @@
 methods/        one page per adapter method, TLoRA's first: arrays, start, forward, backward
 ops.py          linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
 encoder.py      the ops and an adapter composed; the backward is the forward read upwards
-optimizers.py   AdamW
+optimizers.py   AdamW, and Stiefel for matrices that stay orthogonal
 pretrained.py   a published BERT or RoBERTa, from its folder of files
 kernels.py      every kernel pair by name
 fast.py         tricks for speed, each with its measured gain

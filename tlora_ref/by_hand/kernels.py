@@ -1,5 +1,9 @@
 """Every kernel pair by its name: what the property tests, the suite of checks and the mutants run over.
 
+Equation    none of its own: the kernels have theirs, in ops.py and methods/.
+Twin        by_autograd/kernels.py.
+Checked by  tests/test_kernels.py and tests/test_house.py.
+
 A method's kernel is in its METHOD already and is taken from there; the rest is the encoder's ops, and the pieces that
 some methods are made of. A kernel's arguments are read from its signature (methods.py).
 """
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 from ..methods import Kernel
 from . import ops
-from .methods import METHODS, bottleneck, dora, lora_xs
+from .methods import METHODS, bottleneck, dora, hta, lora_xs, lorta, soda
 
 OPS = (
     Kernel("linear", ops.linear_fwd, ops.linear_bwd, ("x", "W", "b"), "NO", exact=True),
@@ -31,6 +35,15 @@ OPS = (
     Kernel("cross_entropy", ops.cross_entropy_fwd, ops.cross_entropy_bwd, ("logits",), ""),
 )
 
-PIECES = (lora_xs.TRI, dora.COLUMN_NORM, dora.RESCALE, bottleneck.RELU)
+PIECES = (
+    lora_xs.TRI,
+    dora.COLUMN_NORM,
+    dora.RESCALE,
+    bottleneck.RELU,
+    hta.REFLECT,
+    hta.REFLECT_UNIT,
+    soda.KRON,
+    lorta.CP_FACTOR,
+)
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (*(m.kernel for m in METHODS.values()), *OPS, *PIECES)}

@@ -3,8 +3,11 @@
 Equation    AdamW:  m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   step t = 1, 2, ...
                     p = p - lr wd p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
             (decoupled weight decay: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2)
+            Stiefel, for the orthogonal Q of SODA (arXiv 2405.21050), and AdamW for everything else:
+                    g = Q^T dQ - (Q^T dQ)^T,   m, v and the step as above without decay, of g
+                    Q = polar(Q (I - step)),   polar(M) = M (M^T M)^(-1/2), the orthogonal matrix nearest to M
 Twin        by_autograd/optimizers.py.
-Checked by  tests/test_train.py.
+Checked by  tests/test_train.py, tests/test_laws_of_relatives.py.
 
 As in the released code the decay acts on every trained array: it pulls alpha and B towards zero, although
 alpha starts at one and alpha = 0 with B = 0 is a point where nothing can train. ``no_decay`` exempts names.
@@ -20,6 +23,7 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..room import Optimizer
+from .methods import METHODS
 from .ops import Array
 
 
@@ -68,4 +72,42 @@ def adamw_carry(
     return carried
 
 
-OPTIMIZERS = {"adamw": Optimizer(adamw_init, adamw_step, adamw_carry)}
+# --- Stiefel: matrices that stay orthogonal --------------------------------------------------------
+
+ORTHOGONAL = frozenset(base for method in METHODS.values() for base in method.orthogonal)
+"""The local names of trained arrays that have to stay orthogonal: SODA's Q1, Q2 and Q3."""
+
+
+def polar(M_DD: Array) -> Array:
+    """M (M^T M)^(-1/2) (D, D): of M = U S V^T the orthogonal U V^T."""
+    U_DD, _, Vt_DD = np.linalg.svd(M_DD)
+    return U_DD @ Vt_DD
+
+
+def stiefel_step(
+    params: Mapping[str, Array], grads: Mapping[str, Array], state: AdamWState, lr: float, config: TrainConfig
+) -> dict[str, Array]:
+    """The arrays one step on, AdamW's but for the orthogonal ones, which do not decay. The moments are Adam's, of the
+    skew gradient: v is symmetric, so the step is skew, and Q (I - step) is orthogonal to first order already."""
+    b1, b2 = config.betas
+    flat = {name: p for name, p in params.items() if name.rpartition(".")[2] not in ORTHOGONAL}
+    after = adamw_step(flat, grads, state, lr, config)
+    for name in params.keys() - flat.keys():
+        Q_DD = params[name]
+        state.t[name] = t = state.t[name] + 1
+        # g = Q^T dQ - (Q^T dQ)^T
+        z_DD = Q_DD.T @ grads[name]
+        g_DD = z_DD - z_DD.T
+        # m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+        state.m[name] = m_DD = b1 * state.m[name] + (1 - b1) * g_DD
+        state.v[name] = v_DD = b2 * state.v[name] + (1 - b2) * (g_DD * g_DD)
+        # Q = polar(Q - Q step)
+        step_DD = (lr / (1 - b1**t)) * m_DD / (np.sqrt(v_DD) * (1 / sqrt(1 - b2**t)) + config.eps)
+        after[name] = polar(Q_DD - Q_DD @ step_DD)
+    return after
+
+
+OPTIMIZERS = {
+    "adamw": Optimizer(adamw_init, adamw_step, adamw_carry),
+    "stiefel": Optimizer(adamw_init, stiefel_step, adamw_carry),
+}

@@ -12,6 +12,7 @@ hints.py      hint and solution, off in a course for marks
 marks.py      grading for marks, out of a notebook's reach
 edition.py    the student edition of a notebook, and the instructor's
 mutation.py   mechanical edits of the worked solutions: the graders, graded
+equivalent.py the edits that change nothing, each with its reason
 notebook.py   what the notebooks draw with; kept.py, what autograd keeps, for notebook 05
 job.py        ``python -m tlora_ref course``
 nbNN.py       the exercises of notebook NN; solutions/nbNN.py, their hints and worked solutions

@@ -271,7 +271,7 @@ the buffers of einsum (a quarter of a mebibyte) included."""
 
 @dataclass(frozen=True)
 class Gradient(Traced):
-    """The answer gives gradients of a kernel of the registry, ``answer(*takes)``: one of them, or a dictionary.
+    """The answer gives gradients of a kernel of by_hand, ``answer(*takes)``: one of them, or a dictionary.
 
     keys     the gradients asked for, as in the kernel's own dictionary
     takes    its arguments in order: "dout", names of the kernel's arguments, or of ``derived``
@@ -441,7 +441,7 @@ class Judged(Exercise):
             return f"What it returned cannot be read: {spell(error)}."
 
 
-# --- the registry ---------------------------------------------------------------------------------
+# --- the exercises ---------------------------------------------------------------------------------
 
 
 def notebooks() -> list[str]:

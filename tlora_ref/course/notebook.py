@@ -17,9 +17,13 @@ FROZEN, TRAINED, DATA = "#BFC5CC", "#0072B2", "#F0E442"
 
 
 def start() -> None:
-    """The style of all figures (analysis/plots.py), sharp on screen and in print. First cell of every notebook."""
+    """The style of all figures (analysis/plots.py), sharp on screen and in print, and one thread for matrix products,
+    which are small here: on a busy machine two threads wait for each other far longer than they compute. First cell of
+    every notebook."""
     import matplotlib.pyplot as plt
+    from threadpoolctl import threadpool_limits
 
+    threadpool_limits(limits=1)
     plt.rcParams.update(STYLE)
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats

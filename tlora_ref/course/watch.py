@@ -86,11 +86,21 @@ class _Profile:
         sys.setprofile(self.before)
 
     def _seen(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call" or not _ours(frame) or frame.f_back is None or _ours(frame.f_back):
+        if event != "call" or not _ours(frame) or _from_inside(frame):
             return
         name = frame.f_code.co_name
         if frame.f_code not in self.given and name not in self.may_use and not name.startswith(("<", "__")):
             self.found.add(name)
+
+
+def _from_inside(frame: FrameType) -> bool:
+    """Is it called on behalf of a function of this package, be it by way of NumPy, and not by the answer itself?"""
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__") != __name__:
+        if _ours(caller):
+            return True
+        caller = caller.f_back
+    return False
 
 
 def _ours(frame: FrameType) -> bool:

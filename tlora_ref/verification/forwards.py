@@ -1,6 +1,6 @@
 """Forwards, held against a second way to compute the same numbers: a gradient can be right for a wrong function.
 
-twin           the kernel in PyTorch, every operation of the registry
+twin           the kernel in PyTorch, for every kernel
 bias           y with b less y without it is b
 delta_w        W' - W0 by hand against PyTorch's
 layer          the kernel against x (W0 + dW)

@@ -19,6 +19,7 @@ from ..config import AdapterConfig, EncoderConfig
 from ..init import attach, init_encoder
 from ..methods import Kernel
 from ..model import Model
+from ..shapes import tied
 
 ALPHAS = (1.7, -0.6, 1.0, 0.0, -1.0)
 
@@ -53,13 +54,15 @@ class Case:
 
 
 def sizes(rng: np.random.Generator, op: Kernel) -> dict[str, int]:
-    """A size per letter: pairwise different, from 1 on; D = H * K where the op has heads."""
+    """A size per letter: pairwise different, from 1 on, but for those that follow from others (shapes.tied)."""
     letters = sorted({letter for arg in op.args for letter in arg.letters if letter != "N"})
     drawn = dict(zip(letters, map(int, rng.permutation(np.arange(1, 1 + len(letters) + 3))), strict=False))
     if "H" in op.options.get("heads", ()):
         drawn["H"] = int(rng.integers(1, 4))
         drawn["D"] = drawn["H"] * int(rng.integers(1, 5))
-    return drawn
+    if {"X", "Y", "Z"} <= set(letters):
+        drawn |= dict(zip("XYZ", map(int, rng.permutation(np.arange(1, 5))), strict=False))
+    return drawn | tied(drawn)
 
 
 def draw_case(
@@ -95,7 +98,7 @@ def draw_case(
             factor = scale if arg.base == "x" else 1.0
             if arg.base == "B" and not generic:
                 factor = rng.choice([0.0, 1e-3, 1.0, 10.0])
-            args[arg.name] = factor * rng.standard_normal(want)
+            args[arg.name] = np.asarray(factor * rng.standard_normal(want))
         if isinstance(args[arg.name], np.ndarray) and not generic and rng.random() < 0.5:
             args[arg.name] = np.array(args[arg.name], order="F")  # asfortranarray makes a scalar a vector
     for option, values in op.options.items():
@@ -106,9 +109,11 @@ def draw_case(
 # --- the scenarios of a kernel -------------------------------------------------------------------
 
 LEAD, DIFFERENT = (5,), dict(zip("TIORSDHFVK", (4, 4, 6, 3, 2, 6, 3, 6, 7, 2), strict=True))
-"""Sizes of which no two in one kernel are equal, D = H * K."""
+"""Sizes of which no two in one kernel are equal, but for those that follow from others."""
 
-SQUARE = dict.fromkeys(DIFFERENT, 4) | {"H": 2, "K": 2}
+FACTORS = {"X": 2, "Y": 3, "Z": 4}
+
+SQUARE = dict.fromkeys(DIFFERENT, 4) | {"H": 2, "K": 2, "M": 4, "X": 1, "Y": 2, "Z": 2}
 
 START = {"B": 0.0, "alpha": 1.0, "gamma": 1.0, "beta": 0.0}
 """The values an array starts from: TLoRA's initial point, and LayerNorm's."""
@@ -123,9 +128,12 @@ def scenarios(op: Kernel, seed: int = 0) -> Iterator[tuple[str, Case]]:
     letters = {letter for arg in op.args for letter in arg.letters}
 
     def drawn(lead: tuple[int, ...] = LEAD, **size: int) -> Case:
-        return draw_case(op, seed, lead, DIFFERENT | size, generic=True)
+        found = DIFFERENT | (FACTORS if "X" in letters else {}) | size
+        return draw_case(op, seed, lead, found | tied(found), generic=True)
 
     yield "different sizes", drawn()
+    if {"M", "I", "O"} <= letters:
+        yield "the longer side exchanged", drawn(**({"O": 30} if "X" in letters else {"I": 6, "O": 4}))
     yield "square", draw_case(op, seed, (4,), SQUARE, generic=True)
     if "R" in letters:
         yield "rank 1", drawn(R=1, S=1)

@@ -242,7 +242,7 @@ def _encoder_problem(pair: Pair, loss: Loss) -> Problem:
 
 
 def clean(configurations: int) -> Iterator[Problem]:
-    """Right gradients at points drawn from 0, 1, 2 ...: every fifth an encoder, else a kernel of the registry."""
+    """Right gradients at points drawn from 0, 1, 2 ...: every fifth an encoder, else a kernel of by_hand."""
     leads, ops = ((4,), (2, 3), (1,), ()), list(KERNELS.values())
     for seed in range(configurations):
         if seed % 5 == 0:

@@ -24,13 +24,14 @@ NEEDS = {"torch": "torch", "mpmath": "mpmath"}
 GIVEN = ("given",)
 """The scenarios are the points: no others are made from them."""
 
-ENCODERS = (None, "tlora", "lora")
-"""What is attached to the encoders; every method's kernel has lines of its own."""
+ENCODERS = (None, "tlora", "lora", "lorta")
+"""What is attached to the encoders; every method's kernel has lines of its own. LoRTA's store is read by
+all matrices, which only an encoder shows."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One subject, a kernel of the registry or "encoder", with one of its scenarios; small enough to be sent
+    """One subject, a kernel of by_hand or "encoder", with one of its scenarios; small enough to be sent
     to another process."""
 
     subject: str

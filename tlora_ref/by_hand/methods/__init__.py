@@ -8,11 +8,14 @@ mtlora.py      MTLoRA: LoRA with a trained core of four forms
 vera.py        VeRA: one frozen pair for all layers, two trained vectors each
 dora.py        DoRA: LoRA, and the columns brought to trained lengths
 edora.py       EDoRA: LoRA-XS, and the same
+lorta.py       LoRTA: one store trained for all layers, heads and matrices
+hta.py         HTA: reflection, diagonal, reflection, and a patch of low rank
+soda.py        SODA: the weight's own singular values shifted, its vectors rotated
 bottleneck.py  the adapters of Houlsby and of Pfeiffer
 """
 
 from ...methods import Method
-from . import bottleneck, dora, edora, lora, lora_fa, lora_xs, mtlora, tlora, vera
+from . import bottleneck, dora, edora, hta, lora, lora_fa, lora_xs, lorta, mtlora, soda, tlora, vera
 
 METHODS: dict[str, Method] = {
     "tlora": tlora.METHOD,
@@ -27,6 +30,10 @@ METHODS: dict[str, Method] = {
     "mtlora_icfm": mtlora.ICFM,
     "mtlora_ctcm": mtlora.CTCM,
     "mtlora_dtsm": mtlora.DTSM,
+    "lorta": lorta.METHOD,
+    "hta": hta.PRINTED,
+    "hta_unit": hta.UNIT,
+    "soda": soda.METHOD,
     "adapter_h": bottleneck.HOULSBY,
     "adapter_p": bottleneck.PFEIFFER,
 }

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def lora_draw(site: Site, W0_IO: Array, config: AdapterConfig) -> dict[str, Array]:
     """The arrays of one matrix at the start."""
-    name, I, O, R = site
-    return {"A": uniform(config.seed, f"{name}.A", (I, R), 1 / sqrt(I)), "B": np.zeros((R, O))}
+    I, O, R = site.I, site.O, site.R
+    return {"A": uniform(config.seed, f"{site.name}.A", (I, R), 1 / sqrt(I)), "B": np.zeros((R, O))}
 
 
 @shaped

@@ -40,7 +40,7 @@ def factor_stds(rule: str, I: int, O: int, R: int) -> tuple[float, float]:
 
 def tlora_draw(site: Site, W0_IO: Array, config: AdapterConfig) -> dict[str, Array]:
     """The arrays of one matrix at the start."""
-    name, I, O, R = site
+    name, I, O, R = site.name, site.I, site.O, site.R
     std_A, std_C = factor_stds(config.init, I, O, R)
     A_IR = normal(config.seed, f"{name}.A", (I, R), std_A)
     C_RO = normal(config.seed, f"{name}.C", (R, O), std_C)

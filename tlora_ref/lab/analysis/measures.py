@@ -168,7 +168,7 @@ def _trained(model: Model, name: str, arrays: Sequence[str]) -> list[Array]:
 
 
 def schedule_share(epochs: int, share: float = 0.25) -> float:
-    """The last quarter's share of the sum of all learning rates, in the schedule of loop.py."""
+    """The last quarter's share of the sum of all learning rates, in the schedule of training.py."""
     config, per_epoch = TrainConfig(epochs=epochs, lr=1.0), 100
     rates = [learning_rate(step, epochs * per_epoch, config) for step in range(epochs * per_epoch)]
     return sum(rates[-max(1, round(share * epochs)) * per_epoch :]) / sum(rates)

@@ -11,44 +11,71 @@ from typing import Any
 
 import numpy as np
 
-COLOURS = {
-    "tlora": "#0072B2",
-    "lora": "#D55E00",
-    "head": "#009E73",
-    "full": "#000000",
-    "nothing": "#7f7f7f",
-    "lora_fa": "#E69F00",
-    "vera": "#009E73",
-    "lora_xs": "#56B4E9",
-    "dora": "#CC79A7",
-    "dora_full": "#CC79A7",
-    "edora": "#6A3D9A",
-    "mtlora_shim": "#8C510A",
-    "mtlora_icfm": "#8C510A",
-    "mtlora_ctcm": "#8C510A",
-    "mtlora_dtsm": "#8C510A",
-    "adapter_h": "#666666",
-    "adapter_p": "#999999",
-}
-MARKERS = {
-    "tlora": "o",
-    "lora": "s",
-    "head": "^",
-    "full": "D",
-    "nothing": "x",
-    "lora_fa": "v",
-    "vera": "P",
-    "lora_xs": "h",
-    "dora": "d",
-    "dora_full": "D",
-    "edora": "X",
-    "mtlora_shim": "<",
-    "mtlora_icfm": ">",
-    "mtlora_ctcm": "1",
-    "mtlora_dtsm": "2",
-    "adapter_h": "^",
-    "adapter_p": "*",
-}
+
+class Looks(dict[str, str]):
+    """A colour or marker for every name: the chosen ones, and for any other name one of the spare ones, always the
+    same for the same name."""
+
+    def __init__(self, chosen: dict[str, str], spare: str) -> None:
+        super().__init__(chosen)
+        self.spare = spare.split()
+
+    def __missing__(self, name: str) -> str:
+        return self.spare[sum(name.encode()) % len(self.spare)]
+
+
+COLOURS = Looks(
+    {
+        "tlora": "#0072B2",
+        "lora": "#D55E00",
+        "head": "#009E73",
+        "full": "#000000",
+        "nothing": "#7f7f7f",
+        "lora_fa": "#E69F00",
+        "vera": "#009E73",
+        "lora_xs": "#56B4E9",
+        "dora": "#CC79A7",
+        "dora_full": "#CC79A7",
+        "edora": "#6A3D9A",
+        "mtlora_shim": "#8C510A",
+        "mtlora_icfm": "#8C510A",
+        "mtlora_ctcm": "#8C510A",
+        "mtlora_dtsm": "#8C510A",
+        "adapter_h": "#666666",
+        "adapter_p": "#999999",
+        "lorta": "#332288",
+        "hta": "#117733",
+        "hta_unit": "#117733",
+        "soda": "#AA4499",
+    },
+    spare="#882255 #44AA99 #999933 #661100",
+)
+MARKERS = Looks(
+    {
+        "tlora": "o",
+        "lora": "s",
+        "head": "^",
+        "full": "D",
+        "nothing": "x",
+        "lora_fa": "v",
+        "vera": "P",
+        "lora_xs": "h",
+        "dora": "d",
+        "dora_full": "D",
+        "edora": "X",
+        "mtlora_shim": "<",
+        "mtlora_icfm": ">",
+        "mtlora_ctcm": "1",
+        "mtlora_dtsm": "2",
+        "adapter_h": "^",
+        "adapter_p": "*",
+        "lorta": "H",
+        "hta": "3",
+        "hta_unit": "4",
+        "soda": "p",
+    },
+    spare="8 1 2 .",
+)
 DASHES = ("-", "--", ":", "-.")
 STYLE = {
     "figure.dpi": 100,

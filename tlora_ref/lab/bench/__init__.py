@@ -5,6 +5,7 @@ layers.py    one adapted layer in torch, beside PEFT's and loralib's; candidates
 encoder.py   a training step by hand, beside eager PyTorch and the matrix products alone
 memory.py    what is kept for a backward, and bytes over rank and model size
 check.py     what a gradient check costs
+tricks.py    what the tricks of by_hand/fast.py gain
 gpu.py       a RoBERTa-large-shaped model's step on a device
 figures.py   the charts
 stored.py    what the stored run says about the cost of a layer

@@ -20,7 +20,7 @@ from .tasks import find_task
 
 ADAPTERS = tuple(name for name, method in METHODS.items() if method.on_matrices)
 WAYS = (*ADAPTERS, "head", "full")
-"""What may train: an adapter of the registry, the classification head only, or everything."""
+"""What may train: an adapter by its method, the classification head only, or everything."""
 
 HEADS = {
     "frozen": "the model's own head as it is, also one of more classes than the task has",

@@ -12,6 +12,7 @@ glue.py     the paper's experiment on a transformers model
 mutate.py   mechanical edits of our own files: does the suite find them
 fuzz.py     damaged files by the thousand
 export.py   an adapter file as a LoRA for Hugging Face PEFT
+fuzz.py     adapter files and checkpoints damaged by the thousand
 
 The job ``course`` lives in course/job.py.
 """

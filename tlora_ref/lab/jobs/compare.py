@@ -25,13 +25,18 @@ from ..learning_rates import described, search
 from ..rooms import ByHand
 from ..runs import one_thread, run_all
 
-NATURAL = dict.fromkeys(METHODS, 8) | {"vera": 32, "lora_xs": 16, "edora": 16, "tlora": 16}
+NATURAL = {name: method.rank for name, method in METHODS.items()}
 """The rank of each method as its paper would choose it for a model of this width."""
 
-RANKS = dict.fromkeys(METHODS, (2, 8, 32)) | {"lora": (1, 2, 8), "lora_fa": (2, 8, 16), "dora": (1, 2, 8)}
+RANKS = dict.fromkeys(METHODS, (2, 8, 32)) | {
+    "lora": (1, 2, 8),
+    "lora_fa": (2, 8, 16),
+    "dora": (1, 2, 8),
+    "hta": (1, 2, 8),
+}
 """The ranks of each method's curve."""
 
-LEFT_OUT = ("dora_full", "mtlora_icfm", "mtlora_ctcm", "mtlora_dtsm")
+LEFT_OUT = ("dora_full", "hta_unit", "mtlora_icfm", "mtlora_ctcm", "mtlora_dtsm")
 """Variants that only --methods brings in."""
 
 

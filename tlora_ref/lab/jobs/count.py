@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--rank is {config.rank}, larger than min(I, O) = {min(I, O)} of {name}")
     beside = places if METHODS[config.method].on_matrices else _places(shape, AdapterConfig("lora", config.rank))
     on = {config.method: places, "lora": beside}
-    rows = [_row(method, [size for _, size in on[method]] * shape.layers, config.rank) for method in on]
+    rows = [_row(method, _everywhere(on[method], shape), config.rank, shape.heads) for method in on]
     rows[0]["ratio_to_lora"] = rows[-1]["trained"] / rows[0]["trained"]
     if args.json:
         layout = [{"name": f"{shape.prefix}.*.{name}", "shape": size} for name, size in places]
@@ -103,9 +103,14 @@ def _shape(args: argparse.Namespace) -> Shape:
     return KNOWN[args.model]
 
 
-def _row(method: str, matrices: list[tuple[int, int]], rank: int) -> dict[str, Any]:
-    n = trained(method, matrices, rank)
-    random = frozen(method, matrices, rank)
+def _everywhere(places: list[tuple[str, tuple[int, int]]], shape: Shape) -> dict[str, tuple[int, int]]:
+    """(I, O) of what is adapted in all layers, by full name."""
+    return {f"{shape.prefix}.{layer}.{name}": size for layer in range(shape.layers) for name, size in places}
+
+
+def _row(method: str, matrices: dict[str, tuple[int, int]], rank: int, heads: int) -> dict[str, Any]:
+    n = trained(method, matrices, rank, heads)
+    random = frozen(method, matrices, rank, heads)
     counts = Counts(base=0, trained=n, frozen_random=random, optimizer=2 * n, from_seed=METHODS[method].from_seed)
     return {
         "method": method,

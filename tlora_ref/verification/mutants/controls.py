@@ -1,5 +1,6 @@
 """Equivalent controls: other ways to write the same gradient. A checker that rejects one gives a false alarm."""
 
+from .encoder import FFN
 from .mutant import Mutant
 
 MUTANTS = (
@@ -17,7 +18,7 @@ MUTANTS = (
            "(dxhat_ND - mean_N1 - xhat_ND * ((dxhat_ND - mean_N1) * xhat_ND).mean(axis=-1, keepdims=True))",
            "xhat has mean zero, so subtracting the mean first changes nothing.", equivalent=True),
     Mutant("control_gelu_symmetric_distribution", "gelu", "control", "cdf + x * pdf", "1 - normal(-x)[0] + x * pdf",
-           "Phi(x) is 1 - Phi(-x).", equivalent=True, at="fwd"),
+           "Phi(x) is 1 - Phi(-x).", equivalent=True, at="gelu_and_slope"),
     Mutant("control_softmax_shifted_cotangent", "softmax", "control",
            'grads["x"] = p_NV * (dp_NV - row_sum(dp_NV, p_NV)',
            "dp_NV = dp_NV - dp_NV[..., :1]\n        grads[\"x\"] = p_NV * (dp_NV - row_sum(dp_NV, p_NV)",
@@ -31,6 +32,6 @@ MUTANTS = (
     Mutant("control_cross_entropy_subtract_at_label", "cross_entropy", "control",
            "(p_NV - onehot_NV) * (dloss / at_N1.size)",
            "p_NV * (dloss / at_N1.size) - onehot_NV * (dloss / at_N1.size)", "Multiplied out.", equivalent=True),
-    Mutant("control_encoder_paths_first", "encoder", "control", "dh_NTD = ds_NTD + dffn_NTD",
-           "dh_NTD = dffn_NTD + ds_NTD", "A sum has no order.", at="layer_bwd", equivalent=True),
+    Mutant("control_encoder_paths_first", "encoder", "control", FFN,
+           FFN.replace("ds_NTD + ", "") + " + ds_NTD", "A sum has no order.", at="layer_bwd", equivalent=True),
 )  # fmt: skip

@@ -30,7 +30,8 @@ TRI = (
 ICFM = "(dM_RR + dM_RR.T) @ C_RR"
 
 MTLORA = (
-    Mutant("mtlora_shim_dC_transposed", "mtlora_shim_linear", "transpose", "dM_RR.copy)()", "dM_RR.T.copy)()",
+    Mutant("mtlora_shim_dC_transposed", "mtlora_shim_linear", "transpose",
+           '{"C": dM_RR.copy()}', '{"C": dM_RR.T.copy()}',
            "That is the transpose of dM: a square C hides it.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
     Mutant("mtlora_icfm_one_side", "mtlora_icfm_linear", "dropped path", ICFM, "dM_RR @ C_RR",
            "C stands twice in C C^T, and a product has two terms.", ("B != 0",), at="mtlora_core_bwd"),
@@ -41,7 +42,7 @@ MTLORA = (
            "D and C are square, so nothing warns you: dC = D^T dM.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
     Mutant("mtlora_ctcm_wrong_side", "mtlora_ctcm_linear", "A/C swapped", "dM_RR @ C_RR.T", "C_RR.T @ dM_RR",
            "M = D C has C on the right, and so has dD.", ("B != 0", "R > 1"), at="mtlora_core_bwd"),
-    Mutant("mtlora_dtsm_mean_for_sum", "mtlora_dtsm_linear", "mean for sum", "else dM_RR.copy()", "else dM_RR / 2",
+    Mutant("mtlora_dtsm_mean_for_sum", "mtlora_dtsm_linear", "mean for sum", '"D": dM_RR.copy()}', '"D": dM_RR / 2}',
            "In a sum C + D each gets all of dM, not a half.", ("B != 0",), at="mtlora_core_bwd"),
 )  # fmt: skip
 
@@ -97,4 +98,81 @@ BOTTLENECK = (
            ("D or R > 1", "an active unit")),
 )  # fmt: skip
 
-MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + BOTTLENECK
+HTA = (
+    Mutant("reflect_dv_one_side", "reflect", "dropped path", "a_N1 * dy_ND + g_N1 * x_ND", "g_N1 * x_ND",
+           "v stands twice in v v^T, and a product has two terms."),
+    Mutant("reflect_dv_twice_one_side", "reflect", "transpose", "a_N1 * dy_ND + g_N1 * x_ND", "2 * g_N1 * x_ND",
+           "(x v) dy and (dy v) x are different vectors, although H is symmetric: both are needed.", ("D > 1",)),
+    Mutant("reflect_dv_sign", "reflect", "sign", "-rows(a_N1", "rows(a_N1", "v v^T is subtracted."),
+    Mutant("reflect_dx_not_reflected", "reflect", "dropped path", "dy_ND - g_N1 * w_D", "dy_ND.copy()",
+           "H is symmetric and not the identity: going back, dy meets it as well."),
+    Mutant("reflect_unit_dv_without_projection", "reflect_unit", "dropped path",
+           "(dw_D - (w_D @ dw_D) * w_D) / norm", "dw_D / norm",
+           "The length of v is divided out: what of dw lies along v changes nothing."),
+    Mutant("reflect_unit_dv_without_norm", "reflect_unit", "dropped path",
+           "(dw_D - (w_D @ dw_D) * w_D) / norm", "dw_D - (w_D @ dw_D) * w_D",
+           "w = v / |v|: twice as long a v turns half as far.", ("D > 1",)),
+    Mutant("hta_ddiag_mean_for_sum", "hta_linear", "mean for sum", "rows(dt_NM * t_NM).sum(axis=0)",
+           "rows(dt_NM * t_NM).mean(axis=0)", "The diagonal is the same for all rows, so its gradient is their sum.",
+           ("more than one row",)),
+    Mutant("hta_ddiag_before_right", "hta_linear", "dropped path", 'right["x"][..., : diag_M.size]',
+           "dy_NO[..., : diag_M.size]", "Between the diagonal and y stands H_right, going back as well."),
+    Mutant("hta_dz_without_diag", "hta_linear", "dropped path", "widened(dt_NM * diag_M, ", "widened(dt_NM, ",
+           "Between the two reflections stands the diagonal, going back as well."),
+    Mutant("hta_dx_patch_dropped", "hta_linear", "dropped path", 'left["x"] + du_NR @ p_IR.T', 'left["x"]',
+           "x reaches y by the patch p q as well."),
+    Mutant("hta_unit_dx_reflection_dropped", "hta_unit_linear", "dropped path", 'left["x"] + du_NR @ p_IR.T',
+           "du_NR @ p_IR.T", "x reaches y by the reflections as well."),
+)  # fmt: skip
+
+SODA = (
+    Mutant("kron_dQ1_transposed", "kron", "transpose", "(t_NXP @ dy_NXP.swapaxes(1, 2))",
+           "(dy_NXP @ t_NXP.swapaxes(1, 2))", "That is dy t^T, the gradient of Q1^T: Q1 is square.", ("X > 1",)),
+    Mutant("kron_dQ3_mean_for_sum", "kron", "mean for sum", "rows(x_NXYZ).T @ rows(ds_NXYZ)",
+           "rows(x_NXYZ).T @ rows(ds_NXYZ) / len(x_NXYZ)",
+           "Rows are summed here; the loss has done the averaging already.", ("more than one row",)),
+    Mutant("kron_ds_Q2_transposed", "kron", "transpose", "ds_NXYZ = Q2_YY @", "ds_NXYZ = Q2_YY.T @",
+           "Forward it was Q2^T s, so back it is Q2; at an orthogonal Q2 this undoes the rotation.", ("Y > 1",)),
+    Mutant("kron_dx_Q3_untransposed", "kron", "transpose", "ds_NXYZ @ Q3_ZZ.T", "ds_NXYZ @ Q3_ZZ",
+           "Going back through s = x Q3 needs Q3^T.", ("Z > 1",)),
+    Mutant("kron_dQ2_before_Q1", "kron", "dropped path", "dt_NXYZ = (Q1_XX @ dy_NXP)", "dt_NXYZ = dy_NXP.copy()",
+           "Between Q2 and y stands Q1, going back as well."),
+    Mutant("soda_ddelta_without_relu", "soda_linear", "dropped path",
+           'relu_bwd(rows(e_NM * v_NM).sum(axis=0), c_relu)["x"]', "rows(e_NM * v_NM).sum(axis=0)",
+           "A singular value that was shifted below 0 is 0, and delta moves it no more.", ("a value cut off",)),
+    Mutant("soda_ddelta_mean_for_sum", "soda_linear", "mean for sum", "rows(e_NM * v_NM).sum(axis=0)",
+           "rows(e_NM * v_NM).mean(axis=0)", "delta is the same for all rows, so its gradient is their sum.",
+           ("more than one row", "a value left")),
+    Mutant("soda_dr_spectrum_dropped", "soda_linear", "dropped path", "dh_NI + (e_NM * g_M) @ U_IM.T", "dh_NI.copy()",
+           "The rotated x meets the shift of the spectrum as well as W0."),
+    Mutant("soda_dr_shift_left_out", "soda_linear", "dropped path", "(e_NM * g_M) @ U_IM.T", "e_NM @ U_IM.T",
+           "Between v = r U and y stands g, the shift."),
+    Mutant("soda_dx_dropout_twice", "soda_linear", "dropout", 'keep_NI * (kron["x"] - dh_NI)', 'keep_NI * kron["x"]',
+           "What is dropped is the x of W' - W0: the rotation less the identity.", ("dropout",)),
+)  # fmt: skip
+
+LORTA = (
+    Mutant("cp_factor_dB_mean_for_sum", "cp_factor", "mean for sum", "(c_HR.T[:, :, None] * dF_RHK).sum(axis=1)",
+           "(c_HR.T[:, :, None] * dF_RHK).mean(axis=1)", "All heads read the same B, so its gradient is their sum.",
+           ("more than one head",)),
+    Mutant("cp_factor_dB_without_tables", "cp_factor", "dropped path", "(c_HR.T[:, :, None] * dF_RHK).sum(axis=1)",
+           "dF_RHK.sum(axis=1)", "B reaches F times c_h, so its gradient holds c_h."),
+    Mutant("cp_factor_dlayer_mean_for_sum", "cp_factor", "mean for sum",
+           'grads["layer"] = (dc_HR * heads_HR).sum(axis=0)', 'grads["layer"] = (dc_HR * heads_HR).mean(axis=0)',
+           "layer is the same for all heads, so its gradient is their sum.", ("B != 0", "more than one head")),
+    Mutant("cp_factor_dheads_without_matrix", "cp_factor", "dropped path", "dc_HR * (layer_R * matrix_R)",
+           "dc_HR * layer_R", "c is a product of three, and two of them stay in each gradient.", ("B != 0",)),
+    Mutant("cp_factor_dmatrix_without_heads", "cp_factor", "dropped path",
+           'grads["matrix"] = (dc_HR * heads_HR).sum(axis=0)', 'grads["matrix"] = dc_HR.sum(axis=0)',
+           "c is a product of three, and two of them stay in each gradient.", ("B != 0",)),
+    Mutant("cp_factor_dlayer_with_itself", "cp_factor", "dropped path",
+           'grads["layer"] = (dc_HR * heads_HR).sum(axis=0) * matrix_R',
+           'grads["layer"] = (dc_HR * heads_HR).sum(axis=0) * layer_R',
+           "In the gradient of layer stands what layer was multiplied with: heads and matrix.", ("B != 0",)),
+    Mutant("cp_factor_heads_interleaved", "cp_factor", "memory layout", "dF_RD.reshape(len(B_RK), len(heads_HR), -1)",
+           "dF_RD.reshape(len(B_RK), -1, len(heads_HR)).swapaxes(1, 2)",
+           "A head's columns stand side by side in F: the head is the slower axis.",
+           ("more than one head", "K > 1 in B")),
+)  # fmt: skip
+
+MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + HTA + SODA + LORTA + BOTTLENECK
