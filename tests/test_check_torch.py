@@ -158,7 +158,8 @@ def test_modules_are_checked_with_their_parameters_and_left_as_they_are(module, 
     report.raise_if_failed()
     assert {row.array for row in report.rows} >= {f"self.{name}" for name, _ in module.named_parameters()}
     assert len(report.rows) == 1 + len(list(module.parameters()))
-    assert {row.oracle for row in report.rows} == {oracle}
+    # near a kink of ReLU the differences of one array may take the place of forward mode
+    assert oracle in {row.oracle for row in report.rows} <= {oracle, "richardson"}
     assert max(row.ratio for row in report.rows) < 0.1
     for name, value in module.state_dict().items():
         assert value.dtype == before[name].dtype

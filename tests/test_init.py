@@ -120,7 +120,7 @@ STARTS = {
 """What each page says of its start, apart from what follows from W0."""
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", STARTS)
 def test_every_method_starts_as_its_page_says(method):
     """The scale and the stream of every array: a file that keeps only a seed relies on both."""
     W0 = np.random.default_rng(0).standard_normal((I, O))

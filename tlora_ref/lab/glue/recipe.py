@@ -9,6 +9,7 @@ Checked by  tests/test_glue.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -71,8 +72,8 @@ class Recipe:
     def described(self) -> dict[str, Any]:
         """All of it but the seed, flat, as JSON knows it."""
         own = {"task": self.task, "method": self.method, "head": self.head, "max_length": self.max_length}
-        adapter = {} if self.adapter is None else asdict(self.adapter) | {"targets": list(self.adapter.targets)}
-        train = asdict(self.train) | {"betas": list(self.train.betas), "no_decay": list(self.train.no_decay)}
+        adapter = {} if self.adapter is None else json.loads(json.dumps(asdict(self.adapter)))
+        train = json.loads(json.dumps(asdict(self.train)))
         both = {"precision": self.precision} | adapter | train
         return own | {key: value for key, value in both.items() if key != "seed"}
 
