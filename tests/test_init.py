@@ -121,7 +121,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("method", STARTS)
-def test_every_method_starts_as_its_page_says(method):
+def test_a_method_starts_as_its_page_says(method):
     """The scale and the stream of every array: a file that keeps only a seed relies on both."""
     W0 = np.random.default_rng(0).standard_normal((I, O))
     found = METHODS[method].draw(Site("m", I, O, R), W0, AdapterConfig(method, rank=R, seed=3))

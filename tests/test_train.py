@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from test_encoder import tiny
 
 from tlora_ref import (
@@ -16,7 +17,7 @@ from tlora_ref import (
     merge,
     train,
 )
-from tlora_ref.by_hand.optimizers import adamw_init, adamw_step
+from tlora_ref.by_hand.optimizers import ORTHOGONAL, adamw_init, adamw_step, stiefel_step
 from tlora_ref.config import EncoderConfig
 from tlora_ref.methods import MATRICES
 from tlora_ref.training import NonFiniteError, batches, clip_gradients, dropout_masks, learning_rate
@@ -49,6 +50,33 @@ def test_adamw_against_its_definition():
     np.testing.assert_allclose(params["layers.0.query.alpha"], p, rtol=1e-14)
     assert state.t == {"layers.0.query.alpha": 2}
     assert isinstance(params["layers.0.query.alpha"], np.ndarray)  # of a scalar too, not one of NumPy's numbers
+
+
+def test_the_stiefel_step_against_its_definition():
+    """Three steps on one orthogonal matrix: Adam on the skew part of Q^T dQ, entry by entry, then the nearest
+    orthogonal one, here by SciPy. What is not orthogonal gets AdamW's step, and both are in one state."""
+    config = TrainConfig(weight_decay=0.1, betas=(0.9, 0.99), eps=1e-3)
+    rng = np.random.default_rng(0)
+    name, other = "layers.0.query.Q1", "layers.0.query.alpha"
+    assert "Q1" in ORTHOGONAL
+    params = {name: np.linalg.qr(rng.standard_normal((4, 4)))[0], other: np.array(2.0)}
+    state, plain = adamw_init(params, config), adamw_init({other: params[other]}, config)
+    Q, alpha, m, v = params[name], {other: params[other]}, np.zeros((4, 4)), np.zeros((4, 4))
+    for t, lr in enumerate((0.3, 0.2, 0.1), start=1):
+        grads = {name: rng.standard_normal((4, 4)), other: rng.standard_normal(())}
+        before = {key: array.copy() for key, array in params.items()}
+        after = stiefel_step(params, grads, state, lr, config)
+        assert all((params[key] == before[key]).all() for key in params)
+        skew = Q.T @ grads[name] - grads[name].T @ Q
+        m, v = 0.9 * m + 0.1 * skew, 0.99 * v + 0.01 * skew**2
+        step = lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-3)
+        Q = scipy.linalg.polar(Q @ (np.eye(4) - step))[0]
+        alpha = adamw_step(alpha, {other: grads[other]}, plain, lr, config)
+        np.testing.assert_allclose(after[name], Q, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(after[name].T @ after[name], np.eye(4), rtol=0, atol=1e-13)
+        np.testing.assert_array_equal(after[other], alpha[other])
+        params = after
+    assert state.t == {name: 3, other: 3}
 
 
 def test_the_decay_acts_on_alpha_unless_exempted():

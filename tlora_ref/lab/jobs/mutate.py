@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def by_check(_: None, task: tuple[str, str, str, str]) -> str:
     """The check that finds an edit."""
-    file, function, says, _ = task
+    file, function, says = task[:3]
     return mutate.found_by_check(file, mutate.edits_of(file)[function, says])
 
 
 def by_tests(_: None, task: tuple[str, str, str, str]) -> str:
     """The test that finds an edit."""
-    file, function, says, _ = task
+    file, function, says = task[:3]
     return mutate.found_by_tests(file, mutate.edits_of(file)[function, says])
 
 
