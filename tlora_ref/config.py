@@ -23,6 +23,13 @@ INITS = ("released", "fan_in")
 OPTIMIZERS = ("adamw", "stiefel")
 """The optimizers by name; each room has them in its optimizers.py."""
 
+GROWTHS: tuple[str, ...] = ()
+"""The schedules by which the rank of an adapter grows while it trains, by name; training.BETWEEN has them."""
+
+CHAINS: tuple[str, ...] = ()
+"""The chains of adapters that are trained one after the other, each folded into the weights, by name; training.BETWEEN
+has them."""
+
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
@@ -192,6 +199,8 @@ class TrainConfig:
     clip: float | None = None  # largest norm of all gradients together
     seed: int = 0  # of the batches and of the dropout masks
     optimizer: str | None = None  # None: the one of the adapter's method, AdamW for most
+    growth: str | None = None  # the schedule by which the adapter's rank grows; None: it does not
+    chain: str | None = None  # the chain that the adapter is a link of; None: it stays the only one
 
     def __post_init__(self) -> None:
         _positive(epochs=self.epochs, batch_size=self.batch_size)
@@ -214,3 +223,21 @@ class TrainConfig:
             self.optimizer,
             f"None or one of {', '.join(OPTIMIZERS)}",
         )
+        for name, known in (("growth", GROWTHS), ("chain", CHAINS)):
+            given = getattr(self, name)
+            _require(given is None or given in known, name, given, f"None or one of {', '.join(known)}")
+        _require(
+            self.growth is None or self.chain is None, "growth, chain", (self.growth, self.chain), "one of the two"
+        )
+
+
+def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
+    """Raise InputError unless the adapter can be trained in this way: the one place that knows what does not go
+    together. Everything that trains asks it before it starts."""
+    method = None if adapter is None else METHODS[adapter.method]
+    name = "a model without an adapter" if method is None else method.name
+    if config.optimizer == "adamw" and method is not None and method.orthogonal:
+        arrays = ", ".join(method.orthogonal)
+        raise InputError(f"optimizer is 'adamw', expected 'stiefel': {name} needs {arrays} to stay orthogonal")
+    if config.chain is not None and method is None:
+        raise InputError(f"chain is {config.chain!r}, expected None for {name}")

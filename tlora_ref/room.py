@@ -43,8 +43,13 @@ class Room(Protocol):
     OPTIMIZERS: Mapping[str, Optimizer]
 
     @staticmethod
-    def own(model: Model) -> Model:
-        """The model with arrays of its own where it trains, so that the given one stays as it is."""
+    def own(model: Model, like: Model | None = None) -> Model:
+        """The model with arrays of its own where it trains, so that the given one stays as it is. NumPy arrays in it
+        become what those of ``like`` are, and where they are."""
+
+    @staticmethod
+    def to_numpy(model: Model) -> Model:
+        """The model with NumPy arrays, which ``attach`` and the like work on."""
 
     @staticmethod
     def loss_and_grads(
