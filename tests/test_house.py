@@ -21,7 +21,7 @@ FLOORS = (
     ("known", "model", "paper"),
     ("room",),
     ("init", "counts", "training", "merging"),
-    ("by_hand.encoder", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
+    ("by_hand.encoder", "by_hand.lora_rite", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
     ("by_hand.adapter_io",),
     ("by_hand",),
     ("by_autograd",),
