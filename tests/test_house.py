@@ -20,7 +20,7 @@ FLOORS = (
     ("by_hand.kernels", "config"),
     ("known", "model", "paper"),
     ("room",),
-    ("init", "counts", "training", "merging"),
+    ("init", "counts", "growth", "training", "merging"),
     ("by_hand.encoder", "by_hand.lora_rite", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
     ("by_hand.adapter_io",),
     ("by_hand",),

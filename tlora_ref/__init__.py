@@ -17,6 +17,7 @@ Shared by all rooms:
     counts.py        how many numbers a method trains, stores and keeps in the optimizer
     room.py          what a room offers to the code that both share
     training.py      the one loop: batches, masks, learning rate and history
+    growth.py        the rank of an adapter, grown while it trains
     merging.py       merge, unmerge and fold
     paper.py         what the paper and its released code claim
     known.py         the shapes of well-known models
