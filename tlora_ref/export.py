@@ -81,7 +81,7 @@ def peft_config(adapter: Adapter) -> dict[str, Any]:
     """A stock LoraConfig. target_modules is a regular expression of full names: PEFT takes the names of a list
     as suffixes, which could match a module that was not adapted."""
     names = "|".join(re.escape(name) for name in adapter.matrices)
-    others = {re.escape(name): R for name, R in adapter.config.ranks if R and R != adapter.config.rank}
+    others = {re.escape(name): R for name, R in adapter.config.ranks if R not in (0, adapter.config.rank)}
     return {
         "peft_type": "LORA",
         "task_type": None,
