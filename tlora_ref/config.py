@@ -24,6 +24,13 @@ OPTIMIZERS = ("adamw", "stiefel")
 """The optimizers by name; each room has them in its optimizers.py."""
 
 
+CHAINS = ("cola", "rac", "rac_a", "asymm", "asymm_a", "xgblora")
+"""The chains by name; chains.py says what each of them does."""
+
+ALLOCATIONS = ("gelora", "diffora")
+"""The rules by name that choose ranks or matrices from data; allocate.py has them."""
+
+
 def _require(holds: bool, name: str, given: object, expected: str) -> None:
     if not holds:
         raise InputError(f"{name} is {given!r}, expected {expected}")
@@ -192,6 +199,8 @@ class TrainConfig:
     clip: float | None = None  # largest norm of all gradients together
     seed: int = 0  # of the batches and of the dropout masks
     optimizer: str | None = None  # None: the one of the adapter's method, AdamW for most
+    chain: str | None = None  # None: one adapter all the way, never folded
+    links: int | None = None  # of the chain; None: as many as it has by itself
 
     def __post_init__(self) -> None:
         _positive(epochs=self.epochs, batch_size=self.batch_size)
@@ -214,3 +223,9 @@ class TrainConfig:
             self.optimizer,
             f"None or one of {', '.join(OPTIMIZERS)}",
         )
+        _require(self.chain is None or self.chain in CHAINS, "chain", self.chain, f"None or one of {', '.join(CHAINS)}")
+        if self.links is not None:
+            _positive(links=self.links)
+            _require(self.chain is not None, "links", self.links, "None: there is no chain")
+            one = self.chain in ("asymm", "asymm_a")
+            _require(not one or self.links == 1, "links", self.links, f"None or 1: {self.chain} has one link")

@@ -157,12 +157,14 @@ class History:
 
 @dataclass
 class Run:
-    """A run as ``between`` sees it: the model after ``step`` of ``steps`` steps, and the history so far."""
+    """A run as ``between`` sees it: the model after ``step`` of ``steps`` steps, and the history so far. Setting
+    ``forget`` makes the optimizer start afresh with the model that is returned."""
 
     model: Model
     step: int
     steps: int
     history: History
+    forget: bool = False
 
 
 Between = Callable[[Run], Model | None]
@@ -218,10 +220,11 @@ def train(
         params = optimizer.step(params, grads, state, lr, config)
         model = model.with_params(params)
         history.loss.append(float(loss))
-        changed = between(Run(model, step + 1, steps, history)) if between is not None else None
+        run = Run(model, step + 1, steps, history)
+        changed = between(run) if between is not None else None
         if changed is not None:
             model = room.own(changed)
-            before, params = params, _trained(model)
+            before, params = {} if run.forget else params, _trained(model)
             state = optimizer.carry(state, before, params, config)
         if (step + 1) % per_epoch == 0:
             history.epochs += 1

@@ -15,7 +15,17 @@ The training loop is tlora_ref.training: ``train(by_autograd, to_torch(model), i
 """
 
 from .adapter_io import load_adapter, save_adapter
-from .encoder import delta_w, encoder, hidden_states, loss_and_grads, loss_and_logits, own, to_numpy, to_torch
+from .encoder import (
+    delta_w,
+    encoder,
+    hidden_states,
+    in_numpy,
+    loss_and_grads,
+    loss_and_logits,
+    own,
+    to_numpy,
+    to_torch,
+)
 from .kernels import KERNEL_TWINS
 from .methods import TWINS
 from .methods.lora import lora_delta_w, lora_linear
@@ -29,6 +39,7 @@ __all__ = [
     "delta_w",
     "encoder",
     "hidden_states",
+    "in_numpy",
     "load_adapter",
     "lora_delta_w",
     "lora_linear",

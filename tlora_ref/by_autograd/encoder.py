@@ -13,7 +13,7 @@ the rooms. What trains is what ``model.trained`` names; ``leaves`` sets every re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -262,3 +262,9 @@ def delta_w(model: Model, name: str) -> Tensor:
 def own(model: Model) -> Model:
     """The model with copies of the tensors that train, which torch's optimizers change in place."""
     return leaves(model.with_params({name: model.params[name].detach().clone() for name in model.trained}))
+
+
+def in_numpy(model: Model, change: Callable[[Model], Model]) -> Model:
+    """``change`` of the model with NumPy arrays, as tensors again where the model's were."""
+    like = model.params["head.W"]
+    return to_torch(change(to_numpy(model)), like.device, like.dtype)

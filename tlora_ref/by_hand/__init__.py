@@ -13,7 +13,16 @@ The training loop is tlora_ref.training: ``train(by_hand, model, inputs, labels,
 """
 
 from .adapter_io import load_adapter, save_adapter
-from .encoder import delta_w, encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, loss_and_logits, own
+from .encoder import (
+    delta_w,
+    encoder_bwd,
+    encoder_fwd,
+    hidden_states,
+    in_numpy,
+    loss_and_grads,
+    loss_and_logits,
+    own,
+)
 from .kernels import KERNELS
 from .methods import METHODS
 from .methods.lora import lora_delta_w, lora_linear_bwd, lora_linear_fwd
@@ -29,6 +38,7 @@ __all__ = [
     "encoder_bwd",
     "encoder_fwd",
     "hidden_states",
+    "in_numpy",
     "load_adapter",
     "load_pretrained",
     "lora_delta_w",
