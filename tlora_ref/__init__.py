@@ -18,6 +18,7 @@ Shared by all rooms:
     room.py          what a room offers to the code that both share
     training.py      the one loop: batches, masks, learning rate and history
     merging.py       merge, unmerge and fold
+    chains.py        chains of adapters, each folded into the weights: RAC-LoRA, COLA, AsymmLoRA, XGBLoRA
     paper.py         what the paper and its released code claim
     known.py         the shapes of well-known models
     tensor_file.py   files of tensors, read whole and checked
@@ -32,8 +33,9 @@ Shared by all rooms:
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.
 """
 
-# by_hand comes first: config knows the methods by name, and their pages are in there
-from . import by_hand
+# by_hand comes first: config knows the methods by name, and their pages are in there; chains puts what it can do into
+# the table of training.py
+from . import by_hand, chains
 from .config import AdapterConfig, EncoderConfig, TrainConfig
 from .init import attach, detach, init_encoder
 from .merging import fold, merge, unmerge
@@ -50,6 +52,7 @@ __all__ = [
     "TrainConfig",
     "attach",
     "by_hand",
+    "chains",
     "detach",
     "evaluate",
     "fold",

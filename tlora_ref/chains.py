@@ -1,7 +1,7 @@
 """Chains: a small adapter is trained and folded into the weights, and a fresh one begun, again and again.
 
-Papers      RAC-LoRA: G. Malinovsky et al., arXiv 2410.08305; its two neighbours are settings of the same chain, as it says:
-            COLA, arXiv 2401.04151, and AsymmLoRA, arXiv 2402.16842. XGBLoRA: Y. Zhang et al., arXiv 2410.19694.
+Papers      RAC-LoRA: G. Malinovsky et al., arXiv 2410.08305; COLA, arXiv 2401.04151, and AsymmLoRA, arXiv 2402.16842,
+            are settings of the same chain, as it says. XGBLoRA: Y. Zhang et al., arXiv 2410.19694.
 Equation    W_(t+1) = W_t + s A_t B_t,   t = 0 ... T - 1, one term a link:
                 COLA        A_t drawn, B_t = 0 at first, both trained
                 RAC-LoRA    A_t drawn and frozen, B_t trained from 0 ("rac"), or the other way round ("rac_a")
@@ -13,8 +13,8 @@ Checked by  tests/test_chains.py, where each law also fails for a chain with a p
 The function is the same before and after a link begins, for a fresh adapter changes nothing; what a link does not train
 keeps its bits. The rank of W_T - W_0 is at most R T, so the product of a chain is no small adapter file but weights.
 
-Readings. RAC-LoRA's released code carries AdamW's moments over a merge, and so does COLA here; XGBLoRA starts with fresh
-ones. How many layers its link sits on is open: here a third, as 11 of 32 was the best of its ablation; its penalty
+Readings. RAC-LoRA's released code carries AdamW's moments over a merge, and so does COLA here; XGBLoRA starts afresh.
+How many layers its link sits on is open: here a third, as 11 of 32 was the best of its ablation; its penalty
 on |A|^2 + |B|^2 is the optimizer's weight decay; the steps are divided evenly among the links. B_t of "rac_a" is drawn
 as A_t would be, with the other width. The last link stays attached: ``merging.fold`` ends a chain.
 """
@@ -35,8 +35,7 @@ from .merging import fold
 from .methods import Site
 from .model import Model, encoder_shapes
 from .room import Room
-from .shapes import InputError
-from .training import Between, Run
+from .training import BETWEEN, Between, Run
 
 Array = np.ndarray
 
@@ -89,27 +88,19 @@ def layer_of(site: Site) -> int:
 
 
 def begin_link(room: Room, model: Model, chain: str, seed: int, number: int) -> Model:
-    """The adapter folded into the weights, and link ``number`` of the chain attached in its place: drawn from ``seed``
-    and the number, with what this link trains in ``trained``. The function stays as it is.
-
-    Raises InputError for a model without an adapter, and for a method that the chain does not fit.
-    """
-    check_chain(chain, model)
+    """The adapter folded into the weights, and link ``number`` of the chain attached in its place, of NumPy arrays:
+    drawn from ``seed`` and the number, with what this link trains in ``trained``. The function stays as it is."""
     kind, adapter = CHAINS[chain], replace(model.attached, seed=link_seed(seed, number))
     also = model.trained & encoder_shapes(model.config).keys()
-
-    def attached(base: Model) -> Model:
-        fresh = attach(base, adapter, also)
-        if kind.trains:
-            fresh = one_sided(fresh, kind.trains)
-        if kind.sampled:
-            layers = sorted({layer_of(site) for site in fresh.adapted.values()})
-            chosen = link_layers(layers, seed, number)
-            left = [name for name, site in fresh.adapted.items() if layer_of(site) not in chosen]
-            fresh = fresh.training({n for n in fresh.trained if n in also or n.rpartition(".")[0] not in left})
-        return fresh
-
-    return room.in_numpy(fold(room, model), attached)
+    fresh = attach(room.to_numpy(fold(room, model)), adapter, also)
+    if kind.trains:
+        fresh = one_sided(fresh, kind.trains)
+    if kind.sampled:
+        layers = sorted({layer_of(site) for site in fresh.adapted.values()})
+        chosen = link_layers(layers, seed, number)
+        left = [name for name, site in fresh.adapted.items() if layer_of(site) not in chosen]
+        fresh = fresh.training({n for n in fresh.trained if n.rpartition(".")[0] not in left})
+    return fresh
 
 
 def one_sided(model: Model, trains: tuple[str, ...]) -> Model:
@@ -126,21 +117,6 @@ def one_sided(model: Model, trains: tuple[str, ...]) -> Model:
     return model.with_params(arrays)
 
 
-def check_chain(chain: str, model: Model) -> None:
-    """Raise InputError unless the model has an adapter of a method that this chain can be made of."""
-    if model.adapter is None:
-        raise InputError(
-            f"a chain is made of adapters, and the model has none; attach one before training with {chain}"
-        )
-    method = model.method
-    if not method.mergeable:
-        raise InputError(f"chain {chain} folds every link into the weights, and {method.name} cannot be merged")
-    if CHAINS[chain].trains and method.name != "lora":
-        raise InputError(f"chain {chain} trains one of LoRA's two factors; the adapter is {method.name}")
-    if CHAINS[chain].sampled and method.shared:
-        raise InputError(f"chain {chain} trains some layers at a time, and all of {method.name}'s share its arrays")
-
-
 def trained_in_link(chain: str, method: str, where: Sequence[Site]) -> int:
     """How many numbers one link trains on these matrices; where it sits on some layers only, on the first of them."""
     kind = CHAINS[chain]
@@ -153,24 +129,27 @@ def trained_in_link(chain: str, method: str, where: Sequence[Site]) -> int:
 # --- a run -----------------------------------------------------------------------------------------
 
 
-def start(room: Room, model: Model, config: TrainConfig, done: int = 0) -> tuple[Model, Between]:
-    """The first link of the chain that ``config`` names, attached, and what ``training.train`` calls between its steps:
-    it begins the others. ``done``: epochs of an earlier run, whose draws are not repeated.
-
-    Raises InputError for a model without an adapter, and for a method that the chain does not fit.
-    """
+def chained(room: Room, model: Model, config: TrainConfig) -> Between:
+    """What ``training.train`` calls before the first step and between the others: wherever a link begins, it is made.
+    The draws are other ones in a run that goes on from an earlier one."""
     chain = config.chain or ""
-    check_chain(chain, model)
-    seed, links = link_seed(model.attached.seed, done), config.links or CHAINS[chain].links
+    links, first = config.links or CHAINS[chain].links, model.attached.seed
+    seed = first
 
     def between(run: Run) -> Model | None:
+        nonlocal seed
         number = run.step * links // run.steps
-        if run.step == run.steps or number == (run.step - 1) * links // run.steps:
+        if run.step == 0:
+            seed = link_seed(first, run.history.epochs)
+        elif run.step == run.steps or number == (run.step - 1) * links // run.steps:
             return None
         run.forget = CHAINS[chain].forgets
         return begin_link(room, run.model, chain, seed, number)
 
-    return begin_link(room, model, chain, seed, 0), between
+    return between
+
+
+BETWEEN |= dict.fromkeys(CHAINS, chained)
 
 
 # --- the form that RAC-LoRA's paper analyses -------------------------------------------------------
@@ -178,7 +157,7 @@ def start(room: Room, model: Model, config: TrainConfig, done: int = 0) -> tuple
 
 def sketched_minimiser(A_IR: Array, gradient_IO: Array, rate: float, scale: float) -> Array:
     """B (R, O) = -(rate / scale) (A^T A)^+ A^T gradient, one link solved exactly: scale A B = -rate H gradient with
-    H = ``projector``(A), so the link is gradient descent in a random subspace. A sketch on the right is the transpose."""
+    H = ``projector``(A), which is gradient descent in a random subspace. A sketch on the right is the transpose."""
     return -(rate / scale) * (np.linalg.pinv(A_IR) @ gradient_IO)
 
 

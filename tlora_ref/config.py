@@ -23,17 +23,20 @@ INITS = ("released", "fan_in")
 OPTIMIZERS = ("adamw", "stiefel")
 """The optimizers by name; each room has them in its optimizers.py."""
 
+GROWTHS: tuple[str, ...] = ()
+"""The schedules by which the rank of an adapter grows while it trains, by name; training.BETWEEN has them."""
 
 CHAINS = ("cola", "rac", "rac_a", "asymm", "asymm_a", "xgblora")
-"""The chains by name; chains.py says what each of them does."""
+"""The chains of adapters that are trained one after the other, each folded into the weights, by name; chains.py says
+what each of them does."""
 
 ALLOCATIONS = ("gelora", "diffora")
-"""The rules by name that choose ranks or matrices from data; allocate.py has them."""
+"""The rules that choose ranks or matrices from data, by name; allocate.py has them."""
 
 
-def _require(holds: bool, name: str, given: object, expected: str) -> None:
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise InputError(f"{name} is {given!r}, expected {expected}")
+        raise InputError(f"{name} is {value!r}, expected {expected}")
 
 
 def _whole(value: object) -> TypeGuard[int]:
@@ -75,9 +78,9 @@ class EncoderConfig:
         _positive(width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
         _positive(time=self.time, classes=self.classes)
         _require(self.width % self.heads == 0, "heads", self.heads, f"a divisor of width = {self.width}")
-        given = [n for n in ("features", "vocab") if getattr(self, n) is not None]
-        _require(len(given) == 1, "features, vocab", (self.features, self.vocab), "exactly one of the two")
-        _positive(**{given[0]: getattr(self, given[0])})
+        kinds = [n for n in ("features", "vocab") if getattr(self, n) is not None]
+        _require(len(kinds) == 1, "features, vocab", (self.features, self.vocab), "exactly one of the two")
+        _positive(**{kinds[0]: getattr(self, kinds[0])})
         _require(self.pool in ("mean", "first"), "pool", self.pool, "'mean' or 'first'")
         _require(self.eps > 0, "eps", self.eps, "a positive number")
         _require(_whole(self.types) and self.types >= 0, "types", self.types, "a whole number, at least 0")
@@ -199,7 +202,8 @@ class TrainConfig:
     clip: float | None = None  # largest norm of all gradients together
     seed: int = 0  # of the batches and of the dropout masks
     optimizer: str | None = None  # None: the one of the adapter's method, AdamW for most
-    chain: str | None = None  # None: one adapter all the way, never folded
+    growth: str | None = None  # the schedule by which the adapter's rank grows; None: it does not
+    chain: str | None = None  # the chain that the adapter is the first link of; None: it stays the only one
     links: int | None = None  # of the chain; None: as many as it has by itself
 
     def __post_init__(self) -> None:
@@ -223,9 +227,40 @@ class TrainConfig:
             self.optimizer,
             f"None or one of {', '.join(OPTIMIZERS)}",
         )
-        _require(self.chain is None or self.chain in CHAINS, "chain", self.chain, f"None or one of {', '.join(CHAINS)}")
+        for name, known in (("growth", GROWTHS), ("chain", CHAINS)):
+            given = getattr(self, name)
+            _require(given is None or given in known, name, given, f"None or one of {', '.join(known)}")
+        _require(
+            self.growth is None or self.chain is None, "growth, chain", (self.growth, self.chain), "one of the two"
+        )
         if self.links is not None:
             _positive(links=self.links)
             _require(self.chain is not None, "links", self.links, "None: there is no chain")
             one = self.chain in ("asymm", "asymm_a")
             _require(not one or self.links == 1, "links", self.links, f"None or 1: {self.chain} has one link")
+
+
+def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
+    """Raise InputError unless the adapter can be trained in this way: the one place that knows what does not go
+    together. Everything that trains asks it before it starts."""
+    method = None if adapter is None else METHODS[adapter.method]
+    name = "a model without an adapter" if method is None else method.name
+    if config.optimizer == "adamw" and method is not None and method.orthogonal:
+        arrays = ", ".join(method.orthogonal)
+        raise InputError(f"optimizer is 'adamw', expected 'stiefel': {name} needs {arrays} to stay orthogonal")
+    if config.chain is not None:
+        if method is None:
+            raise InputError(f"chain is {config.chain!r}, expected None for {name}")
+        if not method.mergeable:
+            raise InputError(
+                f"chain is {config.chain!r}, expected None for {name}: a link is folded into the weights at its end, "
+                "and this cannot be merged"
+            )
+        if config.chain not in ("cola", "xgblora") and name != "lora":
+            raise InputError(
+                f"chain is {config.chain!r}, expected cola or xgblora for {name}: the others train a factor of LoRA"
+            )
+        if config.chain == "xgblora" and method.shared:
+            raise InputError(
+                f"chain is 'xgblora', expected another for {name}: it trains some layers at a time, and all share this"
+            )

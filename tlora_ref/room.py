@@ -43,8 +43,13 @@ class Room(Protocol):
     OPTIMIZERS: Mapping[str, Optimizer]
 
     @staticmethod
-    def own(model: Model) -> Model:
-        """The model with arrays of its own where it trains, so that the given one stays as it is."""
+    def own(model: Model, like: Model | None = None) -> Model:
+        """The model with arrays of its own where it trains, so that the given one stays as it is. NumPy arrays in it
+        become what those of ``like`` are, and where they are."""
+
+    @staticmethod
+    def to_numpy(model: Model) -> Model:
+        """The model with NumPy arrays, which ``attach`` and the like work on."""
 
     @staticmethod
     def loss_and_grads(
@@ -57,10 +62,6 @@ class Room(Protocol):
         model: Model, inputs: Any, labels_N: Any, mask_NT: Any, types_NT: Any
     ) -> tuple[float, np.ndarray]:
         """The mean cross-entropy and the logits (N, V) as a NumPy array, in evaluation."""
-
-    @staticmethod
-    def in_numpy(model: Model, change: Callable[[Model], Model]) -> Model:
-        """``change`` of a model of NumPy arrays, as attaching is, carried out on a model of this room."""
 
     @staticmethod
     def hidden_states(model: Model, inputs: Any, mask_NT: Any, types_NT: Any, layer: int | None) -> Any:

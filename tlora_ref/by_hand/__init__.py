@@ -13,16 +13,7 @@ The training loop is tlora_ref.training: ``train(by_hand, model, inputs, labels,
 """
 
 from .adapter_io import load_adapter, save_adapter
-from .encoder import (
-    delta_w,
-    encoder_bwd,
-    encoder_fwd,
-    hidden_states,
-    in_numpy,
-    loss_and_grads,
-    loss_and_logits,
-    own,
-)
+from .encoder import delta_w, encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, loss_and_logits, own, to_numpy
 from .kernels import KERNELS
 from .methods import METHODS
 from .methods.lora import lora_delta_w, lora_linear_bwd, lora_linear_fwd
@@ -38,7 +29,6 @@ __all__ = [
     "encoder_bwd",
     "encoder_fwd",
     "hidden_states",
-    "in_numpy",
     "load_adapter",
     "load_pretrained",
     "lora_delta_w",
@@ -51,4 +41,5 @@ __all__ = [
     "tlora_delta_w",
     "tlora_linear_bwd",
     "tlora_linear_fwd",
+    "to_numpy",
 ]

@@ -1,6 +1,6 @@
 """LoRA with a gate: what DiffoRA searches with, to see on which matrices a LoRA is worth having.
 
-Paper       DiffoRA, arXiv 2502.08905; read from its abstracts and one summary, so that the form of the gate is a reading.
+Paper       DiffoRA, arXiv 2502.08905. What its abstracts leave open, the form of the gate, is a reading.
 Equation    y = x W0 + b + gate s dropout(x) A B,   gate = sigmoid(logit),   s = lora_alpha / R a constant.
 Arrays      A (I, R), B (R, O) and the scalar logit are trained.
 Start       A and B as LoRA's, so that at first nothing changes; logit = 0, so that the gate is half open.
