@@ -18,6 +18,7 @@ from tlora_ref import (
     by_autograd,
     by_hand,
     chains,
+    detach,
     fold,
     train,
     training,

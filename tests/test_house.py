@@ -21,6 +21,7 @@ FLOORS = (
     ("known", "model", "paper"),
     ("room",),
     ("init", "counts", "training", "merging"),
+    ("chains", "allocate"),
     ("by_hand.encoder", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
     ("by_hand.adapter_io",),
     ("by_hand",),

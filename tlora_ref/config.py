@@ -121,6 +121,7 @@ class AdapterConfig:
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
     ranks: tuple[tuple[str, int], ...] = ()
     heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 where nothing says
+    allocation: str | None = None  # the rule that is to choose the ranks from data; None: they are chosen
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
@@ -164,6 +165,20 @@ class AdapterConfig:
         if self.heads is not None:
             _positive(heads=self.heads)
             _require(METHODS[self.method].per_head, "heads", self.heads, f"None: {self.method} has no heads")
+
+        if self.allocation is not None:
+            known = self.allocation in ALLOCATIONS
+            _require(known, "allocation", self.allocation, f"None or one of {', '.join(ALLOCATIONS)}")
+            _require(
+                self.method == "lora", "allocation", self.allocation, f"None for {self.method}: it is made for lora"
+            )
+            _require(not self.ranks, "ranks", dict(self.ranks), f"none: {self.allocation} chooses them")
+            _require(
+                self.allocation != "gelora" or self.lora_alpha is None,
+                "lora_alpha",
+                self.lora_alpha,
+                "None: with gelora, lora_alpha / rank is the same at every rank",
+            )
 
     def site(self, name: str, I: int, O: int) -> Site:
         """Where the adapter sits on a matrix of that full name, I wide in and O wide out."""
