@@ -22,7 +22,7 @@ FLOORS = (
     ("room",),
     ("init", "counts", "training", "merging"),
     ("chains", "allocate"),
-    ("by_hand.encoder", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
+    ("by_hand.encoder", "by_hand.lora_rite", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
     ("by_hand.adapter_io",),
     ("by_hand",),
     ("by_autograd",),

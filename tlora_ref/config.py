@@ -20,7 +20,7 @@ from .shapes import InputError
 INITS = ("released", "fan_in")
 """Rules for TLoRA's frozen random factors; by_hand/methods/tlora.py has the formulas."""
 
-OPTIMIZERS = ("adamw", "stiefel")
+OPTIMIZERS = ("adamw", "stiefel", "lora_rite")
 """The optimizers by name; each room has them in its optimizers.py."""
 
 GROWTHS: tuple[str, ...] = ()
@@ -254,6 +254,10 @@ class TrainConfig:
             one = self.chain in ("asymm", "asymm_a")
             _require(not one or self.links == 1, "links", self.links, f"None or 1: {self.chain} has one link")
 
+    def decay_of(self, name: str) -> float:
+        """The weight decay of an array, by its full name."""
+        return 0.0 if name.rpartition(".")[2] in self.no_decay else self.weight_decay
+
 
 def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
     """Raise InputError unless the adapter can be trained in this way: the one place that knows what does not go
@@ -263,6 +267,18 @@ def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
     if config.optimizer == "adamw" and method is not None and method.orthogonal:
         arrays = ", ".join(method.orthogonal)
         raise InputError(f"optimizer is 'adamw', expected 'stiefel': {name} needs {arrays} to stay orthogonal")
+    if config.optimizer == "lora_rite":
+        if method is None or not method.product:
+            pairs = ", ".join(other.name for other in METHODS.values() if other.product)
+            raise InputError(
+                f"optimizer is 'lora_rite', expected another for {name}: it moves the two factors of a product, which "
+                f"{pairs} have"
+            )
+        if config.clip is not None:
+            raise InputError(
+                f"clip is {config.clip:g}, expected None for lora_rite: the norm of dA and dB depends on how the "
+                "product A B is split into A and B"
+            )
     if config.chain is not None:
         if method is None:
             raise InputError(f"chain is {config.chain!r}, expected None for {name}")

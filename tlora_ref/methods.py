@@ -18,7 +18,7 @@ signature of its forward.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -59,6 +59,14 @@ class Site(NamedTuple):
         """The size of every letter that an adapter's arrays may have here."""
         own = {"I": self.I, "O": self.O, "R": self.R, "S": self.R, "D": self.O}
         return own | tied(own)
+
+
+def factor_pairs(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of the full names of trained arrays: the modules that have both an A and a B, and the names of all others."""
+    every = list(names)
+    modules = [name.removesuffix(".A") for name in every if name.endswith(".A") and f"{name[:-1]}B" in every]
+    paired = {f"{module}.{base}" for module in modules for base in "AB"}
+    return modules, [name for name in every if name not in paired]
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,7 @@ class Method:
     letters: Mapping[str, str] = field(default_factory=dict)  # of arrays that are no argument of the kernel
     sizes_of: Callable[[Site], dict[str, int]] | None = None  # of letters beyond those that every Site has a size for
     orthogonal: tuple[str, ...] = ()  # bases of trained arrays that start orthogonal and are to stay so
+    product: bool = False  # are A and B trained, and is all that they do a function of their product A B?
     optimizer: str = "adamw"  # what its paper trains it with
     from_seed: bool = True  # do the frozen arrays follow from the seed alone, and not from W0?
     additive: bool = True  # does dW have rank R at most, with A as its left factor? Then it can be exported as a LoRA

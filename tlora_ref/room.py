@@ -29,12 +29,20 @@ class Optimizer:
     init   (params, config) -> its state
     step   (params, grads, state, lr, config) -> the params one step on; the state advances in place
     carry  (state, before, after, config) -> the state for params that have other names or shapes than those before:
-           what becomes of it when the model changes between two steps
+           what becomes of it when the model changes between two steps. What an array of the same name has got longer
+           by, along one axis, starts afresh, with a count of steps of its own
     """
 
     init: Callable[[Arrays, TrainConfig], Any]
     step: Callable[[Arrays, Arrays, Any, float, TrainConfig], dict[str, Any]]
     carry: Callable[[Any, Arrays, Arrays, TrainConfig], Any]
+
+
+def longer_axis(before: tuple[int, ...], after: tuple[int, ...]) -> int | None:
+    """The one axis along which an array of that shape has got longer; None if it has not, or has changed otherwise."""
+    changed = [axis for axis, (old, new) in enumerate(zip(before, after, strict=False)) if old != new]
+    grown = len(before) == len(after) and len(changed) == 1 and before[changed[0]] < after[changed[0]]
+    return changed[0] if grown else None
 
 
 class Room(Protocol):

@@ -4,6 +4,7 @@ methods/        one page per adapter method, TLoRA's first: arrays, start, forwa
 ops.py          linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
 encoder.py      the ops and an adapter composed; the backward is the forward read upwards
 optimizers.py   AdamW, and Stiefel for matrices that stay orthogonal
+lora_rite.py    LoRA-RITE: steps that depend on the product A B and not on how it is split
 pretrained.py   a published BERT or RoBERTa, from its folder of files
 kernels.py      every kernel pair by name
 fast.py         tricks for speed, each with its measured gain
