@@ -295,8 +295,8 @@ def trace(f: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], v: M
     try:
         with _making(log), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            traced = leaves(f({**inputs, **started}))
-            for ours, theirs in zip(traced, leaves(out), strict=True):
+            outputs = leaves(f({**inputs, **started}))
+            for ours, theirs in zip(outputs, leaves(out), strict=True):
                 value = ours.value if isinstance(ours, Traced) else ours
                 if value.shape != theirs.shape or np.isnan(value).any():
                     log.lost = True  # what read the memory of a Traced array has read NaN
