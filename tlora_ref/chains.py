@@ -109,7 +109,7 @@ def one_sided(model: Model, trains: tuple[str, ...]) -> Model:
     model = model.training(kept)
     if trains == ("B",):
         return model
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for name, site in model.adapted.items():
         A_IR, B_RO = model.params[f"{name}.A"], model.params[f"{name}.B"]
         drawn_RO = uniform(model.attached.seed, f"{name}.B", B_RO.shape, 1 / sqrt(site.O))
