@@ -131,10 +131,8 @@ def planted(right, wrong):
     assert text.count(right) == 1
     module = ModuleType(chains.__name__)
     module.__package__ = chains.__package__
-    named = dict(training.BETWEEN)
     vars(module)["detach"] = detach
     exec(text.replace(right, wrong), vars(module))
-    training.BETWEEN.update(named)
     return module
 
 

@@ -17,6 +17,7 @@ Shared by all rooms:
     counts.py        how many numbers a method trains, stores and keeps in the optimizer
     room.py          what a room offers to the code that both share
     training.py      the one loop: batches, masks, learning rate and history
+    growth.py        the rank of an adapter, grown while it trains
     merging.py       merge, unmerge and fold
     chains.py        chains of adapters, each folded into the weights: RAC-LoRA, COLA, AsymmLoRA, XGBLoRA
     allocate.py      which matrices get an adapter, and of which rank, from data: GeLoRA, DiffoRA
@@ -34,9 +35,8 @@ Shared by all rooms:
 Importing this package loads NumPy and SciPy, and neither torch nor matplotlib nor scikit-learn.
 """
 
-# by_hand comes first: config knows the methods by name, and their pages are in there; chains puts what it can do into
-# the table of training.py
-from . import by_hand, chains
+# by_hand comes first: config knows the methods by name, and their pages are in there
+from . import by_hand
 from .config import AdapterConfig, EncoderConfig, TrainConfig
 from .init import attach, detach, init_encoder
 from .merging import fold, merge, unmerge
@@ -53,7 +53,6 @@ __all__ = [
     "TrainConfig",
     "attach",
     "by_hand",
-    "chains",
     "detach",
     "evaluate",
     "fold",

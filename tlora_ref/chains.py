@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,7 +36,9 @@ from .merging import fold
 from .methods import Site
 from .model import Model, encoder_shapes
 from .room import Room
-from .training import BETWEEN, Between, Run
+
+if TYPE_CHECKING:
+    from .training import Between, Run
 
 Array = np.ndarray
 
@@ -147,9 +150,6 @@ def chained(room: Room, model: Model, config: TrainConfig) -> Between:
         return begin_link(room, run.model, chain, seed, number)
 
     return between
-
-
-BETWEEN |= dict.fromkeys(CHAINS, chained)
 
 
 # --- the form that RAC-LoRA's paper analyses -------------------------------------------------------

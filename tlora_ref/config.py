@@ -23,7 +23,7 @@ INITS = ("released", "fan_in")
 OPTIMIZERS = ("adamw", "stiefel", "lora_rite")
 """The optimizers by name; each room has them in its optimizers.py."""
 
-GROWTHS: tuple[str, ...] = ()
+GROWTHS = ("linear", "exponential")
 """The schedules by which the rank of an adapter grows while it trains, by name; training.BETWEEN has them."""
 
 CHAINS = ("cola", "rac", "rac_a", "asymm", "asymm_a", "xgblora")
@@ -122,10 +122,12 @@ class AdapterConfig:
     ranks: tuple[tuple[str, int], ...] = ()
     heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 where nothing says
     allocation: str | None = None  # the rule that is to choose the ranks from data; None: they are chosen
+    block: int = 1  # by how much a rank of TriAdaptLoRA grows at once; its triangles are made of blocks of that width
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
-        _positive(rank=self.rank)
+        _positive(rank=self.rank, block=self.block)
+        _require(self.block == 1 or METHODS[self.method].core, "block", self.block, f"1: {self.method} has no blocks")
         pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
         object.__setattr__(self, "ranks", tuple(sorted((name, R) for name, R in pairs)))
         for name, R in self.ranks:
@@ -182,7 +184,7 @@ class AdapterConfig:
 
     def site(self, name: str, I: int, O: int) -> Site:
         """Where the adapter sits on a matrix of that full name, I wide in and O wide out."""
-        return Site(name, I, O, self.rank_of(name), self.heads or 1)
+        return Site(name, I, O, self.rank_of(name), self.heads or 1, self.block)
 
     def rank_of(self, matrix: str) -> int:
         """The rank on a matrix, by its full name; 0 where it gets no adapter."""
@@ -218,11 +220,13 @@ class TrainConfig:
     seed: int = 0  # of the batches and of the dropout masks
     optimizer: str | None = None  # None: the one of the adapter's method, AdamW for most
     growth: str | None = None  # the schedule by which the adapter's rank grows; None: it does not
+    grow_to: int = 8  # the mean rank at which it stops
+    grow_every: int = 10  # steps from one growth to the next
     chain: str | None = None  # the chain that the adapter is the first link of; None: it stays the only one
     links: int | None = None  # of the chain; None: as many as it has by itself
 
     def __post_init__(self) -> None:
-        _positive(epochs=self.epochs, batch_size=self.batch_size)
+        _positive(epochs=self.epochs, batch_size=self.batch_size, grow_to=self.grow_to, grow_every=self.grow_every)
         _require(isfinite(self.lr) and self.lr >= 0, "lr", self.lr, "a finite number, at least 0")
         _require(
             isfinite(self.weight_decay) and self.weight_decay >= 0,
@@ -279,6 +283,12 @@ def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
                 f"clip is {config.clip:g}, expected None for lora_rite: the norm of dA and dB depends on how the "
                 "product A B is split into A and B"
             )
+    if config.growth is not None:
+        if adapter is None or method is None or not method.core:
+            growing = ", ".join(other.name for other in METHODS.values() if other.core)
+            raise InputError(f"growth is {config.growth!r}, expected None for {name}: only the rank of {growing} grows")
+        if config.grow_to <= adapter.rank:
+            raise InputError(f"grow_to is {config.grow_to}, expected more than the rank {adapter.rank} it grows from")
     if config.chain is not None:
         if method is None:
             raise InputError(f"chain is {config.chain!r}, expected None for {name}")

@@ -45,14 +45,16 @@ SHARED = "shared"
 
 
 class Site(NamedTuple):
-    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, the rank there, and the
-    heads of its layer's attention, which only few methods ask for. A block of the encoder has I = O = D."""
+    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, the rank there, and what
+    only few methods ask for, the heads of its layer's attention and the width of a block of the rank. A block of the
+    encoder has I = O = D."""
 
     name: str
     I: int
     O: int
     R: int
     heads: int = 1
+    block: int = 1
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -153,6 +155,7 @@ class Method:
                  a shared one the corner that this matrix needs
     scatter      (gradients of the kernel by base, arrays by base, site) -> gradients of the arrays by base, the
                  transpose of ``view``; goes with it
+    importance   (arrays by base, site) -> what a matrix's rank grows by (growth.py); goes with ``core``
     """
 
     name: str
@@ -168,6 +171,8 @@ class Method:
     constants_of: Callable[..., Arrays] | None = None
     view: Callable[[Arrays, Site], Arrays] | None = None
     scatter: Callable[[Arrays, Arrays, Site], Arrays] | None = None
+    importance: Callable[[Arrays, Site], float] | None = None
+    core: tuple[str, ...] = ()  # bases of what stands between A and B, where the rank can grow: see growth.py
     letters: Mapping[str, str] = field(default_factory=dict)  # of arrays that are no argument of the kernel
     sizes_of: Callable[[Site], dict[str, int]] | None = None  # of letters beyond those that every Site has a size for
     orthogonal: tuple[str, ...] = ()  # bases of trained arrays that start orthogonal and are to stay so

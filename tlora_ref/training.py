@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .config import TrainConfig, check_together
+from .chains import chained
+from .config import CHAINS, GROWTHS, TrainConfig, check_together
+from .growth import Growth
 from .model import Model, check_inputs
 from .room import Room
 from .shapes import InputError, ShapeError, check_ids
@@ -172,7 +174,10 @@ Between = Callable[[Run], Model | None]
 """Called after every step; the model that it returns is trained from there on. None: it stays as it is. Its arrays may
 be NumPy's, which the room takes over."""
 
-BETWEEN: dict[str, Callable[[Room, Model, TrainConfig], Between]] = {}
+BETWEEN: dict[str, Callable[[Room, Model, TrainConfig], Between]] = {
+    **dict.fromkeys(GROWTHS, lambda room, model, config: Growth(room, config)),
+    **dict.fromkeys(CHAINS, chained),
+}
 """What happens between the steps, for every name that ``TrainConfig.growth`` and ``TrainConfig.chain`` may have: from
 the room, the model at the start and the configuration."""
 
