@@ -1,6 +1,6 @@
 """What a room is to the code that both share: by_hand and by_autograd are such modules.
 
-Training (training.py) and merging (merging.py) are written once, and take the room as their first argument:
+Training, merging, chains and the allocation of ranks are written once, and take the room as their first argument:
 
     from tlora_ref import by_hand, by_autograd
     train(by_hand, model, inputs, labels, config)            # a Model with NumPy arrays
@@ -70,6 +70,10 @@ class Room(Protocol):
         model: Model, inputs: Any, labels_N: Any, mask_NT: Any, types_NT: Any
     ) -> tuple[float, np.ndarray]:
         """The mean cross-entropy and the logits (N, V) as a NumPy array, in evaluation."""
+
+    @staticmethod
+    def hidden_states(model: Model, inputs: Any, mask_NT: Any, types_NT: Any, layer: int | None) -> Any:
+        """What ``layer`` reads (N, T, D), in evaluation; None: what the last layer gives."""
 
     @staticmethod
     def delta_w(model: Model, name: str) -> Any:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from .config import GROWTHS, TrainConfig, check_together
+from .chains import chained
+from .config import CHAINS, GROWTHS, TrainConfig, check_together
 from .growth import Growth
 from .model import Model, check_inputs
 from .room import Room
@@ -159,12 +160,14 @@ class History:
 
 @dataclass
 class Run:
-    """A run as ``between`` sees it: the model after ``step`` of ``steps`` steps, and the history so far."""
+    """A run as ``between`` sees it: the model after ``step`` of ``steps`` steps, and the history so far. Setting
+    ``forget`` makes the optimizer start afresh with the model that is returned."""
 
     model: Model
     step: int
     steps: int
     history: History
+    forget: bool = False
 
 
 Between = Callable[[Run], Model | None]
@@ -173,6 +176,7 @@ be NumPy's, which the room takes over."""
 
 BETWEEN: dict[str, Callable[[Room, Model, TrainConfig], Between]] = {
     **dict.fromkeys(GROWTHS, lambda room, model, config: Growth(room, config)),
+    **dict.fromkeys(CHAINS, chained),
 }
 """What happens between the steps, for every name that ``TrainConfig.growth`` and ``TrainConfig.chain`` may have: from
 the room, the model at the start and the configuration."""
@@ -223,9 +227,12 @@ def train(
     steps = per_epoch * config.epochs
     dropout_rng = dropout_stream(config, done)
     optimizer = room.OPTIMIZERS[config.optimizer or (model.method.optimizer if model.adapter else "adamw")]
-    model = room.own(model)
+    model, history = room.own(model), History(epochs=done)
+    if config.chain is not None and between is not None:
+        # the first link of a chain begins as every other does
+        model = room.own(between(Run(model, 0, steps, history)) or model, like=model)
     params = _trained(model)
-    state, history = optimizer.init(params, config), History(epochs=done)
+    state = optimizer.init(params, config)
     history.record(model, evaluate(room, model, *validation) if validation else None)
     for step, chosen in enumerate(batches(len(labels_N), config, done)):
         keep = dropout_masks(model, dropout_rng, (len(chosen), inputs.shape[1]))
@@ -238,10 +245,11 @@ def train(
         params = optimizer.step(params, grads, state, lr, config)
         model = model.with_params(params)
         history.loss.append(float(loss))
-        changed = between(Run(model, step + 1, steps, history)) if between is not None else None
+        run = Run(model, step + 1, steps, history)
+        changed = between(run) if between is not None else None
         if changed is not None:
             model = room.own(changed, like=model)
-            before, params = params, _trained(model)
+            before, params = {} if run.forget else params, _trained(model)
             state = optimizer.carry(state, before, params, config)
         if (step + 1) % per_epoch == 0:
             history.epochs += 1

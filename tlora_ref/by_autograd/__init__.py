@@ -16,7 +16,16 @@ The training loop is tlora_ref.training: ``train(by_autograd, to_torch(model), i
 """
 
 from .adapter_io import load_adapter, save_adapter
-from .encoder import delta_w, encoder, hidden_states, loss_and_grads, loss_and_logits, own, to_numpy, to_torch
+from .encoder import (
+    delta_w,
+    encoder,
+    hidden_states,
+    loss_and_grads,
+    loss_and_logits,
+    own,
+    to_numpy,
+    to_torch,
+)
 from .kernels import KERNEL_TWINS
 from .methods import TWINS
 from .methods.lora import lora_delta_w, lora_linear
