@@ -143,8 +143,12 @@ def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
     """Where an adapter sits in an encoder: every matrix with its width in and out and its rank, which is not 0.
 
     Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O), a matrix in
-    ``ranks`` that the adapter does not reach, or if no matrix is left.
+    ``ranks`` that the adapter does not reach, if no matrix is left, or if the ranks are still to be chosen.
     """
+    if adapter.allocation is not None:
+        raise InputError(
+            f"the ranks are not chosen yet: allocate.allocate makes them by {adapter.allocation} from a model and data"
+        )
     adapter, places = with_heads(config, adapter), METHODS[adapter.method].places
     unknown = [t for t in adapter.targets if t not in places]
     if unknown:

@@ -33,6 +33,7 @@ LETTERS = {
     "X": "first of the three factors of an input width: I = X * Y * Z",
     "Y": "second of them",
     "Z": "third of them",
+    "Q": "numbers of a triangle of blocks, on and below the block diagonal of an R x R matrix",
 }
 
 TIES = {"I": "X * Y * Z", "M": "min(I, O)", "D": "H * K"}
