@@ -6,7 +6,7 @@ Equation    D = dL/dW0 = x^T dy, summed over all rows of all batches, and D is n
                 U = orth(D V),   V = orth(D^T U);    last,   U^T D = P S Q^T,   U_R = (U P)_R,   V_R = Q_R.
             Six passes over the batches for all layers together, K (I + O) numbers a layer in memory; two passes where
             K = min(I, O), for then the first ones are exact.
-Source      N. Halko, P.-G. Martinsson and J. Tropp, SIAM Review 53, 2011, algorithm 4.4; factors.py: why these directions.
+Source      N. Halko, P.-G. Martinsson and J. Tropp, SIAM Review 53, 2011, algorithm 4.4; why these: factors.py.
 Twin        by_hand/gradient_factors.py, which makes each gradient and takes its full decomposition.
 Checked by  tests/test_factors.py.
 """
