@@ -114,8 +114,9 @@ def test_an_aligned_row_feels_the_output_unit():
     found, I, O, R, lr = [], 160, 90, 6, 0.01
     normal_signs = np.sqrt(2 / np.pi + (1 - 2 / np.pi) / R)
     for seed in range(100):
-        arrays = by_hand.METHODS["tlora"].draw(Site("m", I, O, R), None, AdapterConfig(rank=R, init="orthonormal",
-        seed=seed)) rng = np.random.default_rng(seed)
+        config = AdapterConfig(rank=R, init="orthonormal", seed=seed)
+        arrays = by_hand.METHODS["tlora"].draw(Site("m", I, O, R), None, config)
+        rng = np.random.default_rng(seed)
         x_I, g_O = rng.choice([-1.0, 1.0], I), rng.standard_normal(O)
         S_RR = np.sign(np.outer(x_I @ arrays["A"], arrays["C"] @ g_O))
         found.append(np.square(lr * x_I @ arrays["A"] @ S_RR @ arrays["C"]).mean())
