@@ -18,6 +18,7 @@ JOBS = {
     "text": "Adapt MiniLM, a real language model, to pairs of sentences from Python's manual.",
     "course": "Write the tutorials as students get them, and with --instructor what a teacher needs.",
     "audit": "Measure the paper's claims, draw its figures again, and put a verdict on each claim.",
+    "subspace": "Measure what TLoRA's random subspace costs, and what a chosen one gains.",
     "bench": "Measure speed and memory of layers, of the encoder by hand and of a gradient check.",
     "glue": "Run the paper's experiment: a transformers model on a GLUE task, in one process or many.",
     "export": "Turn an adapter file into a LoRA that Hugging Face PEFT loads.",

@@ -6,6 +6,7 @@ bench/             speed and memory, and the stored results behind every table
 glue/              the paper's experiment: a transformers model on a GLUE task
 digits.py          the encoder pretrained on upright digits and adapted to turned ones, which several jobs share
 learning_rates.py  which learning rate each setup gets, by one rule for all
+informed.py        TLoRA on the digits between frozen factors of every kind
 data.py            the digits and their shifts
 text_pairs.py      sentence pairs of Python's manual
 gallery.py         tutorials/gallery.md: every method and procedure as a row
