@@ -156,7 +156,7 @@ def test_upper_layers_on_hidden_states_are_the_whole_model(kind, first):
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=[] if m in ("tlora", "lora") else pytest.mark.slow) for m in METHODS]
+    "method", [pytest.param(m, marks=[] if m == "tlora" else pytest.mark.slow) for m in METHODS]
 )
 def test_every_gradient_of_an_adapted_encoder(method):
     """Any places, layers and ranks, with dropout, and with other arrays trained beside the adapter or not."""

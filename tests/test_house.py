@@ -265,3 +265,6 @@ def test_the_jobs_know_a_new_method_unasked(toy):
     compared = python(toy, "compare", "--methods", "lora,toy", "--quick", "--out", str(toy / "out"))
     assert compared.returncode == 0, compared.stderr[-2000:]
     assert "toy" in compared.stdout
+    timed = python(toy, "bench", "methods", "--quick", "--out", str(toy / "bench"))
+    assert timed.returncode == 0, timed.stderr[-2000:]
+    assert "Toy" in timed.stdout

@@ -24,9 +24,9 @@ OPTIMIZERS = ("adamw", "stiefel")
 """The optimizers by name; each room has them in its optimizers.py."""
 
 
-def _require(holds: bool, name: str, given: object, expected: str) -> None:
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise InputError(f"{name} is {given!r}, expected {expected}")
+        raise InputError(f"{name} is {value!r}, expected {expected}")
 
 
 def _whole(value: object) -> TypeGuard[int]:
@@ -68,9 +68,9 @@ class EncoderConfig:
         _positive(width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
         _positive(time=self.time, classes=self.classes)
         _require(self.width % self.heads == 0, "heads", self.heads, f"a divisor of width = {self.width}")
-        given = [n for n in ("features", "vocab") if getattr(self, n) is not None]
-        _require(len(given) == 1, "features, vocab", (self.features, self.vocab), "exactly one of the two")
-        _positive(**{given[0]: getattr(self, given[0])})
+        kinds = [n for n in ("features", "vocab") if getattr(self, n) is not None]
+        _require(len(kinds) == 1, "features, vocab", (self.features, self.vocab), "exactly one of the two")
+        _positive(**{kinds[0]: getattr(self, kinds[0])})
         _require(self.pool in ("mean", "first"), "pool", self.pool, "'mean' or 'first'")
         _require(self.eps > 0, "eps", self.eps, "a positive number")
         _require(_whole(self.types) and self.types >= 0, "types", self.types, "a whole number, at least 0")

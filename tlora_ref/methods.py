@@ -225,14 +225,14 @@ class Method:
 
     def shapes(self, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
         """The shape of every array by its full name; a shared one is as large as the largest matrix needs."""
-        found = {}
+        shape_of = {}
         for site in sites:
             for arg in self.arrays:
                 if arg.base not in self.shared:
-                    found[f"{site.name}.{arg.base}"] = tuple(self.sizes(site)[letter] for letter in arg.letters)
+                    shape_of[f"{site.name}.{arg.base}"] = tuple(self.sizes(site)[letter] for letter in arg.letters)
         if self.shared and sites:
-            found |= self.shared_shapes(sites)
-        return found
+            shape_of |= self.shared_shapes(sites)
+        return shape_of
 
     def shared_shapes(self, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
         """The shapes of what all matrices share, by full name."""
@@ -260,14 +260,14 @@ class Method:
         """The gradients of the arrays by base, from those of the kernel by base."""
         if self.scatter is not None:
             return self.scatter(grads, arrays, site)
-        found = {}
+        grads_of_kernel = {}
         for base, gradient in grads.items():
             if base in self.shared and gradient.shape != arrays[base].shape:
                 whole = np.zeros(arrays[base].shape, dtype=gradient.dtype)
                 whole[self._corner(self.array(base), site)] = gradient
                 gradient = whole
-            found[base] = gradient
-        return found
+            grads_of_kernel[base] = gradient
+        return grads_of_kernel
 
     def _corner(self, arg: Arg, site: Site) -> tuple[slice, ...]:
         return tuple(slice(self.sizes(site)[letter]) for letter in arg.letters)

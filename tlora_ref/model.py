@@ -156,15 +156,15 @@ def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
     stray = [name for name, _ in adapter.ranks if name not in reached]
     if stray:
         raise InputError(f"ranks names {stray[0]!r}, expected some of the adapted {', '.join(reached)}")
-    found = [adapter.site(name, I, O) for name, (I, O) in reached.items() if adapter.rank_of(name) > 0]
-    for site in found:
+    adapted = [adapter.site(name, I, O) for name, (I, O) in reached.items() if adapter.rank_of(name) > 0]
+    for site in adapted:
         if min(site.I, site.O) < site.R:
             raise InputError(
                 f"rank {site.R} is larger than min(I, O) = {min(site.I, site.O)} of {site.name}, {(site.I, site.O)}"
             )
-    if not found:
+    if not adapted:
         raise InputError("the rank of every matrix is 0, expected at least one matrix with an adapter")
-    return tuple(found)
+    return tuple(adapted)
 
 
 def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[str]:
@@ -198,8 +198,8 @@ def upper_layers(model: Model, first: int) -> Model:
         raise InputError(f"the model has a {model.adapter.method} adapter; take its upper layers before attaching")
     check_layer(model.config, first)
     config = replace(model.config, first=first)
-    held = encoder_shapes(config)
-    return Model(config, {name: model.params[name] for name in held}, model.trained & held.keys())
+    shapes = encoder_shapes(config)
+    return Model(config, {name: model.params[name] for name in shapes}, model.trained & shapes.keys())
 
 
 def padded_positions(ids_NT: Any, pad_id: int) -> Any:

@@ -38,10 +38,10 @@ FAMILIES = tuple(dict.fromkeys(mutant.family for mutant in BUGS))
 
 def mutant(name: str) -> Mutant:
     """The mutant of that name. Raises InputError if there is none."""
-    found = [m for m in ALL if m.name == name]
-    if not found:
+    named = [m for m in ALL if m.name == name]
+    if not named:
         raise InputError(f"there is no mutant {name!r}; there are {', '.join(m.name for m in ALL)}")
-    return found[0]
+    return named[0]
 
 
 __all__ = ["ALL", "BUGS", "CONDITIONS", "CONTROLS", "FAMILIES", "Mutant", "holds", "mutant"]
