@@ -112,7 +112,9 @@ class TLoraConfig(PeftConfig):
         if self.bias not in ("none", "all", "tlora_only"):
             raise InputError(f"bias is {self.bias!r}, expected 'none', 'all' or 'tlora_only'")
         if not isinstance(self.init_weights, bool) and self.init_weights not in INITS:
-            raise InputError(f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(INITS)}")
+            raise InputError(
+                f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(INITS)}"
+            )
         self.rank_pattern = self.rank_pattern or {}
         for rank in (self.r, *self.rank_pattern.values()):
             self.adapter(rank)

@@ -181,7 +181,9 @@ class TLoraModel(BaseTuner):
             if name not in self.peft_config:
                 raise InputError(f"Adapter {name} does not exist")
             if self.peft_config[name].modules_to_save or self.peft_config[name].bias != "none":
-                raise InputError(f"Adapter {name} has trained modules or biases beside it, and these have no weighted sum")
+                raise InputError(
+                    f"Adapter {name} has trained modules or biases beside it, and these have no weighted sum"
+                )
         layers = [layer for layer in self.modules() if isinstance(layer, TLoraLayer)]
         held = {layer: [name for name in adapters if name in layer.tlora_B] for layer in layers}
         held = {layer: names for layer, names in held.items() if names}
