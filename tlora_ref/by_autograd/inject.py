@@ -237,8 +237,6 @@ def place(
     model.requires_grad_(False)
     for name, module in modules.items():
         if module in layers:
-            if isinstance(_parent(model, name), nn.TransformerEncoderLayer):
-                layers[module].register_forward_pre_hook(nothing)  # torch leaves its fast path alone where a hook waits
             _replace(model, name, layers[module])
     for layer in layers.values():
         layer.beside = beside
@@ -250,10 +248,6 @@ def place(
     if hasattr(model, "save_pretrained"):
         model.save_pretrained = SavePretrained(model.save_pretrained)
     return report(model)
-
-
-def nothing(*_: Any) -> None:
-    """A hook that changes nothing."""
 
 
 class SavePretrained:

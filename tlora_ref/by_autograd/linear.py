@@ -37,9 +37,10 @@ FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules of torch that read the weights of their linear layers and may not call them: an adapter in there
 would silently do nothing."""
 
-HOOKS_HELP = ("linear1", "linear2")
-"""The layers of an nn.TransformerEncoderLayer that are called once any hook waits in it, as torch then leaves its fast
-path alone; the projection inside its attention is read in any case."""
+READ_IN_EVALUATION = ("linear1", "linear2")
+"""The layers of an nn.TransformerEncoderLayer that its fast path, which training never takes, reads in place of calling
+them: they have the adapter in their ``weight``. The projection inside its attention is read in training too, where
+dropout would be passed by."""
 
 LINEAR_LIKE: set[type[nn.Linear]] = set()
 """Subclasses of nn.Linear with a forward of their own that were declared to compute x W + b."""
@@ -394,7 +395,7 @@ def check_base(name: str, base: nn.Module, adapter: AdapterConfig, parent: nn.Mo
         raise InputError(
             f"{name} is a {type(base).__name__}{dtype}, expected a floating-point nn.Linear or Conv1D{more}"
         )
-    supported = isinstance(parent, nn.TransformerEncoderLayer) and name.rpartition(".")[2] in HOOKS_HELP
+    supported = isinstance(parent, nn.TransformerEncoderLayer) and name.rpartition(".")[2] in READ_IN_EVALUATION
     if isinstance(parent, FUSED) and not supported:
         raise InputError(
             f"{name} lies in a torch.nn.{type(parent).__name__}, which may read its weight without calling it: "
