@@ -71,7 +71,10 @@ def export_lora(model: Any, directory: str | Path, base: str | None = None, task
 
 
 def _task_of(model: Any, adapter: Adapter) -> str | None:
-    """What the class of a model of transformers is for; None where PEFT would look for a head that was not trained."""
+    """What the class of a model of transformers is for; None where PEFT would look for a head that was not trained, and
+    for what does not read ids of tokens, which PEFT's classes for tasks pass on."""
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        return None
     task = next((task for end, task in TASKS.items() if type(model).__name__.endswith(end)), None)
     if task not in HEADED:
         return task
