@@ -26,7 +26,7 @@ FLOORS = (
     ("by_hand",),
     ("by_autograd",),
     ("export", "gradcheck"),
-    ("verification",),
+    ("verification", "peft"),
     ("lab",),
     ("course",),
 )

@@ -3,6 +3,7 @@
 The rooms:
     by_hand/       NumPy, with every gradient written out; imports no torch. Start at by_hand/methods/tlora.py
     by_autograd/   PyTorch, forward only, and TLoRA in any torch model
+    peft/          TLoRA as a method of Hugging Face PEFT
     gradcheck/     oracles and a checker for anyone's gradients
     verification/  the gradients of this project, checked, and seeded bugs that test the checker
     lab/           the experiments, and the jobs that ``python -m tlora_ref JOB`` runs

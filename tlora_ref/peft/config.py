@@ -6,7 +6,6 @@ Checked by  tests/test_peft.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional, Union
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
@@ -69,14 +68,14 @@ class TLoraConfig(PeftConfig):
     """
 
     r: int = field(default=32, metadata={"help": "The rank: B is (r, r)."})
-    target_modules: Optional[Union[list[str], str]] = field(
+    target_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of the modules to adapt, a regular expression, or 'all-linear'."}
     )
-    exclude_modules: Optional[Union[list[str], str]] = field(
+    exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of modules not to adapt, or a regular expression."}
     )
     tlora_dropout: float = field(default=0.0, metadata={"help": "The share of the update that training drops."})
-    init_weights: Union[bool, str] = field(
+    init_weights: bool | str = field(
         default=True, metadata={"help": "True or 'released', 'fan_in': how A and C are drawn. False: B is drawn, too."}
     )
     projection_prng_key: int = field(default=0, metadata={"help": "The seed of A and C."})
@@ -84,13 +83,13 @@ class TLoraConfig(PeftConfig):
         default=False, metadata={"help": "Whether a file holds A and C, or fingerprints of what the seed draws."}
     )
     bias: str = field(default="none", metadata={"help": "Which biases are trained: 'none', 'all' or 'tlora_only'."})
-    modules_to_save: Optional[list[str]] = field(
+    modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules that are trained in full and saved beside the adapter."}
     )
-    layers_to_transform: Optional[Union[list[int], int]] = field(
+    layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "The numbers of the layers to adapt."}
     )
-    layers_pattern: Optional[Union[list[str], str]] = field(
+    layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "The name of the nn.ModuleList that these numbers count."}
     )
     rank_pattern: dict[str, int] = field(
@@ -112,7 +111,9 @@ class TLoraConfig(PeftConfig):
         if self.bias not in ("none", "all", "tlora_only"):
             raise InputError(f"bias is {self.bias!r}, expected 'none', 'all' or 'tlora_only'")
         if not isinstance(self.init_weights, bool) and self.init_weights not in INITS:
-            raise InputError(f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(INITS)}")
+            raise InputError(
+                f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(INITS)}"
+            )
         self.rank_pattern = self.rank_pattern or {}
         for rank in (self.r, *self.rank_pattern.values()):
             self.adapter(rank)

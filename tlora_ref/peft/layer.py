@@ -159,7 +159,9 @@ class Linear(nn.Module, TLoraLayer):
                 "name a row (beam search multiplies the rows, and is not to be had in a mixed batch)"
             )
         if self.merged:
-            raise InputError("Cannot pass `adapter_names` when there are merged adapters: call `unmerge_adapter` first.")
+            raise InputError(
+                "Cannot pass `adapter_names` when there are merged adapters: call `unmerge_adapter` first."
+            )
         y = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return y

@@ -110,8 +110,8 @@ class TLoraModel(BaseTuner):
                 unmarked.append(site.name)
             elif not torch.equal(mark.cpu(), layer.marks[adapter_name]):
                 raise InputError(
-                    f"A and C of {site.name}, drawn from projection_prng_key {config.projection_prng_key}, are not those "
-                    "that the adapter was trained with: its key, init_weights, rank or the module's name was another, "
+                    f"A and C of {site.name}, drawn from projection_prng_key {config.projection_prng_key}, are not "
+                    "those that the adapter was trained with: its key, init_weights, rank or module's name was another, "
                     "or this NumPy draws other numbers; save_projection=True keeps A and C in the file"
                 )
             A, C = layer.tlora_A[adapter_name], layer.tlora_C[adapter_name]
@@ -181,7 +181,9 @@ class TLoraModel(BaseTuner):
             if name not in self.peft_config:
                 raise InputError(f"Adapter {name} does not exist")
             if self.peft_config[name].modules_to_save or self.peft_config[name].bias != "none":
-                raise InputError(f"Adapter {name} has trained modules or biases beside it, and these have no weighted sum")
+                raise InputError(
+                    f"Adapter {name} has trained modules or biases beside it, and these have no weighted sum"
+                )
         layers = [layer for layer in self.modules() if isinstance(layer, TLoraLayer)]
         held = {layer: [name for name in adapters if name in layer.tlora_B] for layer in layers}
         held = {layer: names for layer, names in held.items() if names}
@@ -202,13 +204,13 @@ class TLoraModel(BaseTuner):
             exclude_modules=None,
             layers_to_transform=None,
             layers_pattern=None,
-            rank_pattern={re.escape(site.name): site.R for site in sites if site.R != first.r},
+            rank_pattern={f"^{re.escape(site.name)}": site.R for site in sites if first.r != site.R},
         )
         self.inject_adapter(self.model, adapter_name)
         weight_of = dict(zip(adapters, weights, strict=True))
         with torch.no_grad():
             for layer, names in held.items():
-                A, B, C, alpha = layer.arrays(names[0])
+                A, B, C, _ = layer.arrays(names[0])
                 layer.cast(adapter_name, B.dtype)
                 for new, old in zip((layer.tlora_A, layer.tlora_C), (A, C), strict=True):
                     new[adapter_name].copy_(old)
