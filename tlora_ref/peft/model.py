@@ -111,8 +111,8 @@ class TLoraModel(BaseTuner):
             elif not torch.equal(mark.cpu(), layer.marks[adapter_name]):
                 raise InputError(
                     f"A and C of {site.name}, drawn from projection_prng_key {config.projection_prng_key}, are not "
-                    "those that the adapter was trained with: its key, init_weights, rank or module's name was another, "
-                    "or this NumPy draws other numbers; save_projection=True keeps A and C in the file"
+                    "those that the adapter was trained with: its key, init_weights, rank or module's name was "
+                    "another, or this NumPy draws other numbers; save_projection=True keeps A and C in the file"
                 )
             A, C = layer.tlora_A[adapter_name], layer.tlora_C[adapter_name]
             if A.is_meta:
