@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
-from ..config import INITS, AdapterConfig
+from ..config import INITS, NOT_FROM_SEED, AdapterConfig
 from ..shapes import InputError
 
 NAME = "TLORA"
+
+RULES = tuple(rule for rule in INITS if rule not in NOT_FROM_SEED)
+"""How A and C may be drawn: by the rules of config.INITS for which a seed is enough."""
 
 
 def add_peft_type(name: str) -> None:
@@ -47,8 +50,9 @@ class TLoraConfig(PeftConfig):
         tlora_dropout (`float`, defaults to `0.0`):
             The share of the update's entries that training drops. (LoRA's acts on x.)
         init_weights (`Union[bool, str]`, defaults to `True`):
-            How A and C are drawn: 'released' as in the released code, which `True` also means, or 'fan_in'. B starts
-            at 0 and alpha at 1. With `False`, which is for tests, B is drawn as well and the adapter is no identity.
+            How A and C are drawn: 'released' as in the released code, which `True` also means, 'fan_in' or
+            'orthonormal'. B starts at 0 and alpha at 1. With `False`, which is for tests, B is drawn as well and the
+            adapter is no identity.
         projection_prng_key (`int`, defaults to `0`):
             The seed of A and C, which follow from it and from the module's name.
         save_projection (`bool`, defaults to `False`):
@@ -76,7 +80,7 @@ class TLoraConfig(PeftConfig):
     )
     tlora_dropout: float = field(default=0.0, metadata={"help": "The share of the update that training drops."})
     init_weights: bool | str = field(
-        default=True, metadata={"help": "True or 'released', 'fan_in': how A and C are drawn. False: B is drawn, too."}
+        default=True, metadata={"help": "How A and C are drawn. False: B is drawn as well."}
     )
     projection_prng_key: int = field(default=0, metadata={"help": "The seed of A and C."})
     save_projection: bool = field(
@@ -110,10 +114,8 @@ class TLoraConfig(PeftConfig):
             raise InputError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
         if self.bias not in ("none", "all", "tlora_only"):
             raise InputError(f"bias is {self.bias!r}, expected 'none', 'all' or 'tlora_only'")
-        if not isinstance(self.init_weights, bool) and self.init_weights not in INITS:
-            raise InputError(
-                f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(INITS)}"
-            )
+        if not isinstance(self.init_weights, bool) and self.init_weights not in RULES:
+            raise InputError(f"init_weights is {self.init_weights!r}, expected a bool or one of {', '.join(RULES)}")
         self.rank_pattern = self.rank_pattern or {}
         for rank in (self.r, *self.rank_pattern.values()):
             self.adapter(rank)

@@ -53,6 +53,8 @@ class TLoraLayer(BaseTunerLayer):
         """Add an adapter of rank r; ``name`` is the layer's in the base model, from which A and C follow."""
         self.adapter[adapter_name] = config.adapter(r)
         self.site[adapter_name] = self.adapter[adapter_name].site(name, self.in_features, self.out_features)
+        if config.init_weights == "orthonormal" and r > min(self.in_features, self.out_features):
+            raise InputError(f"{name} is {(self.in_features, self.out_features)}: it has no {r} orthonormal columns")
         like = self.get_base_layer().weight
         dtype = adapter_dtype(like.dtype)
         arrays = self.draw(adapter_name)
