@@ -29,6 +29,7 @@ FLOORS = (
         "by_hand.optimizers",
         "by_hand.pretrained",
         "adapter_file",
+        "peft_folder",
     ),
     ("by_hand.adapter_io",),
     ("by_hand",),

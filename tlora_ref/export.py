@@ -22,8 +22,10 @@ import safetensors.numpy
 
 from .adapter_file import Adapter
 from .by_hand.methods import METHODS
+from .config import NOT_FROM_SEED
 from .files import write_folder
 from .model import Model
+from .peft_folder import config_of, tensors_of
 from .shapes import InputError
 
 
@@ -37,8 +39,26 @@ def export_lora(model: Any, directory: str | Path) -> None:
     a module was trained only in part, or if it is not known which module a trained array belongs to.
     """
     adapter = model if isinstance(model, Adapter) else _adapter_of(model)
-    tensors = lora_tensors(adapter) | {f"base_model.model.{name}": _widen(a) for name, a in adapter.also.items()}
-    config = peft_config(adapter)
+    _write(directory, adapter, lora_tensors(adapter), peft_config(adapter))
+
+
+def export_tlora(model: Any, directory: str | Path, save_projection: bool = False) -> None:
+    """Write the adapter as TLoRA, for ``PeftModel.from_pretrained(base, directory)`` after ``import tlora_ref.peft``.
+
+    model           a torch model with adapters, a Model, or an Adapter read from a file
+    save_projection  keep A and C in the folder; without, their fingerprints. What no seed draws is always kept
+
+    Raises InputError, and writes nothing, as ``export_lora`` does, for another method than TLoRA, and without
+    ``save_projection`` for an A or C that is not what the seed draws.
+    """
+    adapter = model if isinstance(model, Adapter) else _adapter_of(model)
+    save_projection = save_projection or adapter.config.init in NOT_FROM_SEED
+    tensors = tensors_of(adapter, save_projection)
+    _write(directory, adapter, tensors, config_of(adapter, _whole_modules(adapter), save_projection))
+
+
+def _write(directory: str | Path, adapter: Adapter, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    tensors = tensors | {f"base_model.model.{name}": _widen(a) for name, a in adapter.also.items()}
     files = {
         "adapter_config.json": json.dumps(config, indent=2) + "\n",
         "adapter_model.safetensors": safetensors.numpy.save(tensors, {"format": "pt"}),

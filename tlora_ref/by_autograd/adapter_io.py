@@ -8,13 +8,17 @@ Checked by  tests/test_adapter_file.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapter_file import (
@@ -31,8 +35,10 @@ from ..adapter_file import (
 from ..by_hand import adapter_io as by_hand
 from ..methods import SHARED
 from ..model import Model
+from ..peft_folder import PREFIX
+from ..peft_folder import adapter_of as adapter_from_peft
 from ..shapes import InputError
-from ..tensor_file import array_dtype
+from ..tensor_file import array_dtype, shown
 from .inject import adapted, is_adapted, named_modules, place, trained_beside
 from .linear import AdaptedLinear, adapter_dtype, check_method, is_conv1d, is_linear, weight_IO
 
@@ -50,9 +56,16 @@ def save_adapter(model: nn.Module | Model, path: str | Path, compact: bool = Tru
 def load_adapter(model: Any, path: str | Path) -> Any:
     """The model with the adapter of a file: the given torch model, changed in place, or a new Model.
 
-    The model is the base (the file says where the adapter goes), or has an adapter of the same configuration.
+    The model is the base (the file says where the adapter goes), or has an adapter of the same configuration. A folder
+    that tlora_ref.peft has written is read too; it does not say which base it belongs to.
     Raises AdapterFileError, and leaves the model as it was, for a file that is damaged or does not fit.
     """
+    if Path(path).is_dir():
+        with naming(path):
+            adapter = _of_folder(model, Path(path))
+            _check_module(model, adapter)
+            _into_module(model, adapter)
+            return model
     stored = read_stored(path)
     with naming(path):
         if isinstance(model, Model):
@@ -168,6 +181,24 @@ def _check_module(model: nn.Module, adapter: Adapter) -> None:
         expected = adapter_dtype(weights[matrix if matrix in adapter.matrices else first].dtype)
         if f"torch.{array_dtype(array)}" != str(expected):
             raise InputError(f"{name} is {array_dtype(array)}, expected {expected} beside this base")
+
+
+def _of_folder(model: nn.Module, folder: Path) -> Adapter:
+    """The adapter of a folder of PEFT, on a torch model."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = {name: array_of(t) for name, t in load_file(folder / "adapter_model.safetensors").items()}
+        names = {key.removeprefix(PREFIX).rpartition(".")[0] for key in tensors}
+        modules = {name: module for name, module in named_modules(model).items() if name in names}
+        bases = {name: m.base if isinstance(m, AdaptedLinear) else m for name, m in modules.items()}
+        linears = {name: base for name, base in bases.items() if is_linear(base)}
+        weights = {name: array_of(weight_IO(base)) for name, base in linears.items()}
+        adapter = adapter_from_peft(config, tensors, weights, any(map(is_conv1d, linears.values())))
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, JSONDecodeError) as error:
+        raise InputError(f"no whole adapter folder of PEFT ({shown(error)})") from None
+    if is_adapted(model):  # the patterns that chose the matrices stand for the same names
+        adapter = replace(adapter, config=replace(adapter.config, targets=adapted(model)[0].adapter.targets))
+    return adapter
 
 
 def _into_module(model: nn.Module, adapter: Adapter) -> None:

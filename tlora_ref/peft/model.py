@@ -1,9 +1,6 @@
 """Where TLoRA's adapters go in a model, what their file holds, and the weighted sum of several.
 
-File        as PEFT's of every method: adapter_config.json and adapter_model.safetensors, by the modules' names
-                MODULE.tlora_B (r, r), MODULE.tlora_alpha (1,)
-                MODULE.tlora_A (I, r), MODULE.tlora_C (r, O)   with save_projection
-                MODULE.tlora_mark (2, 32), bytes               without: the fingerprints of A and C
+File        peft_folder.py has the format.
 Checked by  tests/test_peft.py.
 """
 
@@ -25,11 +22,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..by_autograd.linear import DTYPES, FUSED, adapter_dtype
+from ..peft_folder import PREFIX
 from ..shapes import InputError
 from .config import TLoraConfig
 from .layer import Linear, TLoraLayer
-
-PREFIX = "base_model.model."
 
 
 class TLoraModel(BaseTuner):
@@ -116,8 +112,8 @@ class TLoraModel(BaseTuner):
                 )
             A, C = layer.tlora_A[adapter_name], layer.tlora_C[adapter_name]
             if A.is_meta:
-                drawn = layer.draw(adapter_name)
-                A, C = (torch.tensor(drawn[local], dtype=A.dtype) for local in ("A", "C"))
+                start = layer.draw(adapter_name)
+                A, C = (torch.tensor(start[local], dtype=A.dtype) for local in ("A", "C"))
             held |= {keys["A"]: A, keys["C"]: C}
         if unmarked:
             warnings.warn(
