@@ -652,6 +652,7 @@ B0 = "base_model.model.lin0.tlora_B"
         (lambda folder: (folder / "adapter_config.json").unlink(), "no whole adapter folder"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "no whole adapter folder"),
         (lambda folder: (folder / "adapter_config.json").write_text("[]"), "no whole adapter folder"),
+        (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff"), "no whole adapter folder"),
     ],
 )
 def test_a_folder_that_is_damaged_or_foreign_changes_nothing(damage, message, tmp_path):

@@ -45,7 +45,8 @@ def drawn(site: Site, config: AdapterConfig) -> dict[str, Array]:
 def tensors_of(adapter: Adapter, save_projection: bool) -> dict[str, Array]:
     """The adapter's arrays by PEFT's names. Raises InputError for another method than TLoRA, and without
     ``save_projection`` for an A or C that the seed does not draw."""
-    config, tensors = adapter.config, {}
+    config = adapter.config
+    tensors: dict[str, Array] = {}
     if config.method != "tlora":
         raise InputError(f"the method is {config.method!r}, expected 'tlora'; PEFT has methods of its own")
     for name, matrix in adapter.matrices.items():
@@ -112,7 +113,7 @@ def adapter_of(
         dropout=config.get("tlora_dropout", 0.0),
         init="released" if isinstance(init, bool) else init,
         seed=config.get("projection_prng_key", 0),
-        ranks={name: R for name, R in ranks.items() if r != R},
+        ranks=tuple((name, R) for name, R in ranks.items() if r != R),
     )
     arrays = {}
     for name, given in held.items():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +193,9 @@ def _of_folder(model: nn.Module, folder: Path) -> Adapter:
         linears = {name: base for name, base in bases.items() if is_linear(base)}
         weights = {name: array_of(weight_IO(base)) for name, base in linears.items()}
         adapter = adapter_from_peft(config, tensors, weights, any(map(is_conv1d, linears.values())))
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"no whole adapter folder of PEFT ({shown(error)})") from None
     if is_adapted(model):  # the patterns that chose the matrices stand for the same names
         adapter = replace(adapter, config=replace(adapter.config, targets=adapted(model)[0].adapter.targets))
