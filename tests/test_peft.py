@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import transformers
 from peft import (
     LoraConfig,
@@ -25,6 +26,8 @@ from peft import (
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers.pytorch_utils import Conv1D
 
 from tlora_ref import InputError
@@ -749,6 +752,22 @@ def test_the_trainer_keeps_the_adapter_alone_and_resumes(tmp_path):
     assert torch.equal(out(loaded, "roberta"), out(resumed.eval(), "roberta"))
 
 
+@pytest.mark.distributed
+def test_fsdp2_shards_every_trained_array():
+    """Which it refuses to do with a scalar; one process is a group of one."""
+    model = wrapped("mlp")
+    expected = out(model, "mlp")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        y = out(model, "mlp")
+        y.square().mean().backward()
+        assert torch.equal(y, expected)
+        assert all(p.grad is not None and p.grad.full_tensor().any() for p in model.parameters() if p.requires_grad)
+    finally:
+        dist.destroy_process_group()
+
+
 # --- what is refused ------------------------------------------------------------------------------------
 
 
@@ -794,6 +813,14 @@ class Odd(nn.Module):
 def test_a_module_that_would_ignore_an_adapter_is_refused(target, message):
     with pytest.raises(ValueError, match=message):
         get_peft_model(Odd(), TLoraConfig(r=2, target_modules=[target]))
+
+
+@pytest.mark.parametrize("target", ["out_proj", "x_proj", "dt_proj"])
+def test_what_mamba_reads_without_calling_is_refused(target):
+    size = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 4}
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(**size))
+    with pytest.raises(InputError, match=f"the weight of {target} without calling it"):
+        get_peft_model(model, TLoraConfig(r=2, target_modules=["in_proj", target]))
 
 
 def test_too_many_orthonormal_columns_and_a_second_method_are_refused():

@@ -27,6 +27,11 @@ from ..shapes import InputError
 from .config import TLoraConfig
 from .layer import Linear, TLoraLayer
 
+MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+READ_BY_MAMBA = ("out_proj", "x_proj", "dt_proj")
+"""Layers of these architectures where an adapter does nothing, on a GPU or everywhere; PEFT refuses the first for LoRA
+as well."""
+
 
 class TLoraModel(BaseTuner):
     """The tuner of TLoRA, which get_peft_model and PeftModel.from_pretrained make."""
@@ -61,6 +66,11 @@ class TLoraModel(BaseTuner):
         # PEFT's own goes on to give the new module the child's weight, which a trained head of several layers lacks;
         # an adapter was made on the base's device, and a base taken out has its weight
         setattr(parent, child_name, new_module)
+
+    def _check_target_module_compatiblity(self, peft_config: TLoraConfig, model: nn.Module, target_name: str) -> None:
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        if kind in MAMBA and target_name in READ_BY_MAMBA:
+            raise InputError(f"{kind}'s kernels read the weight of {target_name} without calling it: exclude_modules")
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Float32 beside a base of 16 bits, or with ``autocast_adapter_dtype=False`` the base's own dtype."""
