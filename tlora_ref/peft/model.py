@@ -16,7 +16,11 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    AuxiliaryTrainingWrapper,
+    resolve_quantization_backend,
+)
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -247,7 +251,7 @@ def check_target(name: str, target: nn.Module, parent: nn.Module) -> None:
             f"Target module {name}, a {type(target).__name__}, is not supported: TLoRA adapts `torch.nn.Linear` and "
             "`transformers.pytorch_utils.Conv1D`."
         )
-    if target.weight.dtype not in DTYPES:
+    if target.weight.dtype not in DTYPES or resolve_quantization_backend(target) is not None:
         raise InputError(f"{name} has a quantised weight of {target.weight.dtype}, expected floating point")
     if isinstance(parent, FUSED):
         raise InputError(
