@@ -23,8 +23,10 @@ from numpy.linalg import multi_dot
 
 from .adapter_file import Adapter
 from .by_hand.methods import METHODS
+from .config import NOT_FROM_SEED
 from .files import write_folder
 from .model import Model
+from .peft_folder import config_of, tensors_of
 from .shapes import InputError
 
 TASKS = {
@@ -57,12 +59,31 @@ def export_lora(model: Any, directory: str | Path, base: str | None = None, task
     if task_type is not None and task_type not in TASKS.values():
         raise InputError(f"task_type is {task_type!r}, expected one of {', '.join(sorted(set(TASKS.values())))}")
     adapter = model if isinstance(model, Adapter) else _adapter_of(model)
-    tensors = lora_tensors(adapter) | {f"base_model.model.{name}": _widen(a) for name, a in adapter.also.items()}
     says = getattr(model, "config", None)
     task = task_type or _task_of(model, adapter)
     config = peft_config(adapter, task) | {
         "base_model_name_or_path": base or getattr(says, "_name_or_path", None) or None,
     }
+    _write(directory, adapter, lora_tensors(adapter), config)
+
+
+def export_tlora(model: Any, directory: str | Path, save_projection: bool = False) -> None:
+    """Write the adapter as TLoRA, for ``PeftModel.from_pretrained(base, directory)`` after ``import tlora_ref.peft``.
+
+    model           a torch model with adapters, a Model, or an Adapter read from a file
+    save_projection  keep A and C in the folder; without, their fingerprints. What no seed draws is always kept
+
+    Raises InputError, and writes nothing, as ``export_lora`` does, for another method than TLoRA, and without
+    ``save_projection`` for an A or C that is not what the seed draws.
+    """
+    adapter = model if isinstance(model, Adapter) else _adapter_of(model)
+    save_projection = save_projection or adapter.config.init in NOT_FROM_SEED
+    tensors = tensors_of(adapter, save_projection)
+    _write(directory, adapter, tensors, config_of(adapter, _whole_modules(adapter), save_projection))
+
+
+def _write(directory: str | Path, adapter: Adapter, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    tensors = tensors | {f"base_model.model.{name}": _widen(a) for name, a in adapter.also.items()}
     files = {
         "adapter_config.json": json.dumps(config, indent=2) + "\n",
         "adapter_model.safetensors": safetensors.numpy.save(tensors, {"format": "pt"}),

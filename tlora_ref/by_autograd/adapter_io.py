@@ -8,6 +8,7 @@ Checked by  tests/test_adapter_file.py.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapter_file import (
@@ -34,8 +37,10 @@ from ..adapter_file import (
 from ..by_hand import adapter_io as by_hand
 from ..methods import SHARED
 from ..model import Model
+from ..peft_folder import PREFIX
+from ..peft_folder import adapter_of as adapter_from_peft
 from ..shapes import InputError
-from ..tensor_file import array_dtype
+from ..tensor_file import array_dtype, shown
 from .beside import named_tensors
 from .inject import adapted, check_unwrapped, is_adapted, named_modules, place, trained_beside
 from .linear import AdaptedLinear, adapter_dtype, check_method, is_conv1d, is_linear, weight_IO
@@ -63,14 +68,22 @@ def save_adapter(model: nn.Module | Model, path: str | Path, compact: bool = Tru
 def load_adapter(model: Any, path: str | Path, check_base: bool = True) -> Any:
     """The model with the adapter of a file: the given torch model, changed in place, or a new Model.
 
-    The model is the base (the file says where the adapter goes), or has an adapter of the same configuration. What is
-    compared with the base that the adapter was trained on is every adapted matrix, by its numbers; of biases, of what
-    lies between the matrices, and of the rest of the model the file knows nothing. ``check_base=False`` leaves that
-    comparison out for a torch model, and takes a base in another dtype, as of a file from training in float32 on a base
-    in bfloat16: shapes have to agree.
+    The model is the base (the file says where the adapter goes), or has an adapter of the same configuration. A folder
+    that tlora_ref.peft has written is read too; it does not say which base it belongs to. What is compared with the
+    base that the adapter was trained on is every adapted matrix, by its numbers; of biases, of what lies between the
+    matrices, and of the rest of the model the file knows nothing. ``check_base=False`` leaves that comparison out for a
+    torch model, and takes a base in another dtype, as of a file from training in float32 on a base in bfloat16: shapes
+    have to agree.
 
     Raises AdapterFileError, and leaves the model as it was, for a file that is damaged or does not fit.
     """
+    if Path(path).is_dir():
+        with naming(path):
+            check_unwrapped(model)
+            adapter = _of_folder(model, Path(path))
+            _check_module(model, adapter, check_base)
+            _into_module(model, adapter)
+            return model
     stored = read_stored(path)
     with naming(path):
         if isinstance(model, Model):
@@ -197,6 +210,26 @@ def _check_module(model: nn.Module, adapter: Adapter, same_base: bool) -> None:
         expected = adapter_dtype(weights[matrix if matrix in adapter.matrices else first].dtype)
         if same_base and f"torch.{array_dtype(array)}" != str(expected):
             raise InputError(f"{name} is {array_dtype(array)}, expected {expected} beside this base")
+
+
+def _of_folder(model: nn.Module, folder: Path) -> Adapter:
+    """The adapter of a folder of PEFT, on a torch model."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = {name: array_of(t) for name, t in load_file(folder / "adapter_model.safetensors").items()}
+        names = {key.removeprefix(PREFIX).rpartition(".")[0] for key in tensors}
+        modules = {name: module for name, module in named_modules(model).items() if name in names}
+        bases = {name: m.base if isinstance(m, AdaptedLinear) else m for name, m in modules.items()}
+        linears = {name: base for name, base in bases.items() if is_linear(base)}
+        weights = {name: array_of(weight_IO(base)) for name, base in linears.items()}
+        adapter = adapter_from_peft(config, tensors, weights, any(map(is_conv1d, linears.values())))
+    except InputError:
+        raise
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"no whole adapter folder of PEFT ({shown(error)})") from None
+    if is_adapted(model):  # the patterns that chose the matrices stand for the same names
+        adapter = replace(adapter, config=replace(adapter.config, targets=adapted(model)[0].adapter.targets))
+    return adapter
 
 
 def _into_module(model: nn.Module, adapter: Adapter) -> None:
