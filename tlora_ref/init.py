@@ -60,7 +60,7 @@ def attach(model: Model, adapter: AdapterConfig, train_also: Collection[str] = (
     adapter = with_heads(model.config, adapter)
     where, draw = sites(model.config, adapter), METHODS[adapter.method].draw
     arrays = {f"{SHARED}.{base}": array for base, array in shared_arrays(where, adapter).items()}
-    for site in where:
+    for site in (site for site in where if site.own):
         # a block has no weight beneath it
         W0_IO = model.params.get(f"{site.name}.W", np.broadcast_to(0.0, (site.I, site.O)))
         arrays |= {f"{site.name}.{base}": array for base, array in draw(site, W0_IO, adapter).items()}
