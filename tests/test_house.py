@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tlora_ref"
 
 FLOORS = (
     ("shapes",),
-    ("draws", "methods", "files", "targets", "tensor_file", "tables", "terminal"),
+    ("draws", "factors", "methods", "files", "targets", "tensor_file", "tables", "terminal"),
     ("by_hand.fast",),
     ("by_hand.ops",),
     ("by_hand.methods",),
@@ -22,7 +22,14 @@ FLOORS = (
     ("room",),
     ("init", "counts", "growth", "chains", "training", "merging"),
     ("allocate",),
-    ("by_hand.encoder", "by_hand.lora_rite", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
+    (
+        "by_hand.encoder",
+        "by_hand.gradient_factors",
+        "by_hand.lora_rite",
+        "by_hand.optimizers",
+        "by_hand.pretrained",
+        "adapter_file",
+    ),
     ("by_hand.adapter_io",),
     ("by_hand",),
     ("by_autograd",),

@@ -13,6 +13,7 @@ Shared by all rooms:
     config.py        what can be chosen
     model.py         arrays by name, and which of them train
     draws.py         seeded draws, a stream for every array
+    factors.py       frozen factors that are orthogonal: random, of W0, of a gradient
     init.py          a fresh encoder; an adapter attached and detached
     counts.py        how many numbers a method trains, stores and keeps in the optimizer
     room.py          what a room offers to the code that both share

@@ -24,7 +24,7 @@ open, that the data are halved, that both steps are of first order and that each
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
 from typing import Any
@@ -46,6 +46,22 @@ MOST_POINTS = 2_000
 
 SEARCH = TrainConfig(epochs=10, lr=3e-2, no_decay=("logit",))
 """How DiffoRA searches unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a rule chooses of a LoRA, and what it needs for that."""
+
+    label: str
+    paper: str
+    chooses: str
+    needs: str
+
+
+RULES = {
+    "gelora": Rule("GeLoRA", "arXiv 2412.09250", "a rank for each layer", "a pass over data before"),
+    "diffora": Rule("DiffoRA", "arXiv 2502.08905", "the same rank on chosen matrices", "a search on data before"),
+}
 
 
 def allocate(
@@ -71,10 +87,8 @@ def allocate(
     if adapter.allocation == "gelora":
         ranks = gelora_ranks(hidden_dimensions(room, model, inputs, mask_NT, types_NT))
         of_layer = dict(zip(range(model.config.first, model.config.layers), ranks, strict=True))
-        smallest = {
-            site.name: min(site.I, site.O, of_layer[layer_of(site.name)]) for site in sites(model.config, plain)
-        }
-        return replace(plain, ranks=smallest)
+        allowed = {site.name: min(site.I, site.O) for site in sites(model.config, plain)}
+        return replace(plain, ranks={name: min(most, of_layer[layer_of(name)]) for name, most in allowed.items()})
     gates = search_gates(room, model, plain, inputs, labels_N, search, mask_NT, types_NT)
     chosen = choose(gates, share)
     return replace(plain, ranks={name: plain.rank_of(name) if name in chosen else 0 for name in gates})

@@ -5,7 +5,7 @@ Papers      RAC-LoRA: G. Malinovsky et al., arXiv 2410.08305; COLA, arXiv 2401.0
 Equation    W_(t+1) = W_t + s A_t B_t,   t = 0 ... T - 1, one term a link:
                 COLA        A_t drawn, B_t = 0 at first, both trained
                 RAC-LoRA    A_t drawn and frozen, B_t trained from 0 ("rac"), or the other way round ("rac_a")
-                AsymmLoRA   RAC-LoRA with one link only
+                AsymmLoRA   the same with one link only
                 XGBLoRA     as COLA, of rank 1, each link on layers drawn anew
 Twin        none: both rooms use these functions; ``room`` is the module by_hand or by_autograd.
 Checked by  tests/test_chains.py, where each law also fails for a chain with a planted bug.
@@ -48,6 +48,7 @@ class Chain:
     """A kind of chain.
 
     trains   the bases that train in a link; none named: all that the method trains
+    rank     of a link, its natural one in comparisons
     links    how many there are unless TrainConfig.links says
     sampled  does a link sit on some layers only, drawn anew each time?
     forgets  does the optimizer start afresh with every link?
@@ -56,6 +57,7 @@ class Chain:
     label: str
     paper: str
     trains: tuple[str, ...] = ()
+    rank: int = 8
     links: int = 10
     sampled: bool = False
     forgets: bool = False
@@ -67,7 +69,7 @@ CHAINS = {
     "rac_a": Chain("RAC-LoRA, A trained", "arXiv 2410.08305", trains=("A",)),
     "asymm": Chain("AsymmLoRA", "arXiv 2402.16842", trains=("B",), links=1),
     "asymm_a": Chain("AsymmLoRA, A trained", "arXiv 2402.16842", trains=("A",), links=1),
-    "xgblora": Chain("XGBLoRA", "arXiv 2410.19694", sampled=True, forgets=True),
+    "xgblora": Chain("XGBLoRA", "arXiv 2410.19694", rank=1, sampled=True, forgets=True),
 }
 
 

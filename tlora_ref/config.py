@@ -17,8 +17,11 @@ from .by_hand.methods import METHODS
 from .methods import Site
 from .shapes import InputError
 
-INITS = ("released", "fan_in")
-"""Rules for TLoRA's frozen random factors; by_hand/methods/tlora.py has the formulas."""
+INITS = ("released", "fan_in", "orthonormal", "weight_svd", "gradient")
+"""Rules for TLoRA's frozen factors; by_hand/methods/tlora.py has the formulas."""
+
+NOT_FROM_SEED = {"weight_svd": "W0", "gradient": "the gradient of a loss"}
+"""The rules whose factors no seed draws again, and what they follow from."""
 
 OPTIMIZERS = ("adamw", "stiefel", "lora_rite")
 """The optimizers by name; each room has them in its optimizers.py."""
@@ -127,7 +130,9 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         _positive(rank=self.rank, block=self.block)
-        _require(self.block == 1 or METHODS[self.method].core, "block", self.block, f"1: {self.method} has no blocks")
+        _require(
+            self.block == 1 or bool(METHODS[self.method].core), "block", self.block, f"1: {self.method} has no blocks"
+        )
         pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
         object.__setattr__(self, "ranks", tuple(sorted((name, R) for name, R in pairs)))
         for name, R in self.ranks:
@@ -198,6 +203,16 @@ class AdapterConfig:
     def scale_at(self, rank: int) -> float:
         """The same constant at another rank."""
         return 1.0 if self.lora_alpha is None else self.lora_alpha / rank
+
+    @property
+    def from_seed(self) -> bool:
+        """Do the frozen arrays follow from the seed alone? If not, an adapter file has to hold them."""
+        return METHODS[self.method].from_seed and self.init not in NOT_FROM_SEED
+
+    @property
+    def origin(self) -> str:
+        """What the frozen arrays follow from, in words."""
+        return "the seed" if self.from_seed else NOT_FROM_SEED.get(self.init, "W0")
 
 
 @dataclass(frozen=True)

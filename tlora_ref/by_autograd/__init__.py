@@ -10,6 +10,7 @@ kernels.py      the twin of every kernel pair by name
 linear.py       AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
 fused.py        TLoRA's layer without dropout in one node of autograd's graph
 inject.py       inject, merge, unmerge, remove, disable: by the names of a model's modules
+gradient_factors.py  TLoRA's A and C along the singular vectors of a loss's gradient, in any torch model
 adapter_io.py   save_adapter, load_adapter: adapter files
 
 The training loop is tlora_ref.training: ``train(by_autograd, to_torch(model), inputs, labels, config)``.

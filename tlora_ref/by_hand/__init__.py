@@ -8,6 +8,7 @@ lora_rite.py    LoRA-RITE: steps that depend on the product A B and not on how i
 pretrained.py   a published BERT or RoBERTa, from its folder of files
 kernels.py      every kernel pair by name
 fast.py         tricks for speed, each with its measured gain
+gradient_factors.py  TLoRA's A and C along the singular vectors of a loss's gradient
 adapter_io.py   save_adapter, load_adapter: adapter files
 
 The training loop is tlora_ref.training: ``train(by_hand, model, inputs, labels, config)``.
@@ -15,6 +16,7 @@ The training loop is tlora_ref.training: ``train(by_hand, model, inputs, labels,
 
 from .adapter_io import load_adapter, save_adapter
 from .encoder import delta_w, encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, loss_and_logits, own, to_numpy
+from .gradient_factors import gradient_factors
 from .kernels import KERNELS
 from .methods import METHODS
 from .methods.lora import lora_delta_w, lora_linear_bwd, lora_linear_fwd
@@ -29,6 +31,7 @@ __all__ = [
     "delta_w",
     "encoder_bwd",
     "encoder_fwd",
+    "gradient_factors",
     "hidden_states",
     "load_adapter",
     "load_pretrained",

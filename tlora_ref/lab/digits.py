@@ -118,6 +118,26 @@ class Setup:
         return count(base.config, self.adapter(), train_also=self.also(base))
 
 
+@dataclass(frozen=True)
+class Variant(Setup):
+    """A setup, with what is changed about it to see what that does."""
+
+    dropout: float = 0.0
+    lora_alpha: float | None = None
+    learn_alpha: bool = True
+
+    def adapter(self, seed: int = 0) -> AdapterConfig | None:
+        """The adapter it attaches, if any."""
+        plain = super().adapter(seed)
+        changes = {"dropout": self.dropout, "lora_alpha": self.lora_alpha}
+        return None if plain is None else replace(plain, **changes)
+
+    def prepare(self, base: Model, seed: int) -> Model:
+        """The base, made ready; without alpha among what trains if it is to stay 1."""
+        model = super().prepare(base, seed)
+        return model.training({name for name in model.trained if self.learn_alpha or not name.endswith(".alpha")})
+
+
 def named_setup(argument: str, name: str, rank: int | None = None) -> Setup:
     """The setup of a row's name, "lora" or "lora+lora_rite", at a rank, None for the method's usual one.
 
