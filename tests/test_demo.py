@@ -74,6 +74,12 @@ def test_the_report_is_what_the_job_is_about(quick):
         (["--rank", "33"], "--rank is 33, expected 2 to 32"),
         (["--rank", "0"], "--rank is 0"),
         (["--seeds", "0"], "--seeds is 0, expected at least 1"),
+        (["--method", "lroa"], "--method names 'lroa', expected some of tlora, lora"),
+        (["--optimizer", "lora_rite"], "--optimizer is 'lora_rite', expected --method with it"),
+        (["--method", "lora", "--optimizer", "sgd"], "--optimizer is 'sgd', expected one of adamw, stiefel, lora_rite"),
+        (["--method", "vera", "--optimizer", "lora_rite"], "optimizer is 'lora_rite', expected another for vera"),
+        (["--method", "lora", "--growth", "linear"], "growth is 'linear', expected None for lora"),
+        (["--method", "lora", "--growth", "cubic"], "--growth is 'cubic', expected one of linear, exponential"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_write_nothing(args, message, tmp_path, capsys):

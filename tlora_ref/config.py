@@ -123,7 +123,7 @@ class AdapterConfig:
     seed: int = 0
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
     ranks: tuple[tuple[str, int], ...] = ()
-    heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 where nothing says
+    heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 for matrices by themselves
     allocation: str | None = None  # the rule that is to choose the ranks from data; None: they are chosen
     tied: tuple[tuple[str, ...], ...] = ()  # groups of matrices with one pair of LoRA's factors, by their full names
     block: int = 1  # by how much a rank of TriAdaptLoRA grows at once; its triangles are made of blocks of that width
@@ -316,6 +316,11 @@ def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
         if config.grow_to <= adapter.rank:
             raise InputError(f"grow_to is {config.grow_to}, expected more than the rank {adapter.rank} it grows from")
     if config.chain is not None:
+        if config.optimizer == "lora_rite" and config.chain not in ("cola", "xgblora"):
+            raise InputError(
+                f"chain is {config.chain!r}, expected cola or xgblora with lora_rite: it moves a pair of factors, and "
+                "the others freeze one of them"
+            )
         if method is None:
             raise InputError(f"chain is {config.chain!r}, expected None for {name}")
         if not method.mergeable:

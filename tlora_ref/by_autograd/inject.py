@@ -114,17 +114,18 @@ def inject(
     train_also  patterns for modules or parameters that stay trained, such as "classifier"
     method      a name in by_hand.METHODS that sits on linear layers
     lora_alpha  of a method with a constant scale, which is lora_alpha / rank; None: scale 1
-    heads       of the model's attention, for LoRTA; None: what the model's own config says, and 1 if it says nothing
+    heads       of the model's attention, for LoRTA; None: what the model's own config says
     batches     for init "gradient": the examples whose gradient gives the factors, and ``loss``, (model, batch) -> a
                 scalar; without one, model(**batch).loss
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
     match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
-    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from.
+    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from, a
+    number of heads that nothing says.
     """
     chosen = _patterns("targets", targets)
     if heads is None and method in METHODS and METHODS[method].per_head:
-        heads = getattr(getattr(model, "config", None), "num_attention_heads", None)
+        heads = _heads(model)
     config = AdapterConfig(
         method, rank, chosen, dropout=dropout, init=init, seed=seed, lora_alpha=lora_alpha, heads=heads
     )
@@ -316,6 +317,18 @@ def trained_parameters(
         if not any(owners[name] for name in select("train_also", [pattern], chosen)):
             raise InputError(f"train_also {spell(pattern)} matches modules without parameters")
     return tuple(dict.fromkeys(parameter for name in chosen for parameter in owners[name]))
+
+
+def _heads(model: nn.Module) -> int:
+    """The heads of the attention by the model's own config, under the names of transformers; of GPT-2's, DistilBERT's
+    and T5's own ones, too."""
+    config = getattr(model, "config", None)
+    for name in ("num_attention_heads", "n_head", "n_heads", "num_heads"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    raise InputError(
+        "heads is None, expected the number of the attention's heads: the model has no config that says it"
+    )
 
 
 def _patterns(argument: str, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
