@@ -153,6 +153,8 @@ def place(
 ) -> Report:
     """``inject`` with the modules and the parameters of ``train_also`` given by their full names, and with the
     adapter's ``arrays``, by theirs, instead of draws."""
+    if config.tied:
+        raise InputError("the adapter ties matrices, expected none: in a torch model every layer has its own")
     modules, parameters = named_modules(model), dict(model.named_parameters(remove_duplicate=False))
     # a module that sits at several places is adapted once, under its first name, and put at all of them
     first: dict[nn.Module, str] = {}
