@@ -79,6 +79,14 @@ def test_the_report_is_what_the_job_is_about(quick):
         (["--method", "lora", "--optimizer", "sgd"], "--optimizer is 'sgd', expected one of adamw, stiefel, lora_rite"),
         (["--method", "vera", "--optimizer", "lora_rite"], "optimizer is 'lora_rite', expected another for vera"),
         (["--method", "lora", "--growth", "linear"], "growth is 'linear', expected None for lora"),
+        (["--chain", "rac"], "--chain is 'rac', expected --method with it"),
+        (["--method", "lora", "--chain", "boost"], "--chain is 'boost', expected one of cola, rac, rac_a, asymm"),
+        (
+            ["--method", "adapter_p", "--chain", "cola"],
+            "chain is 'cola', expected None for adapter_p: a link is folded",
+        ),
+        (["--method", "lorta", "--chain", "xgblora"], "chain is 'xgblora', expected another for lorta"),
+        (["--method", "dora", "--allocation", "gelora"], "allocation is 'gelora', expected None for dora"),
         (["--method", "lora", "--growth", "cubic"], "--growth is 'cubic', expected one of linear, exponential"),
     ],
 )

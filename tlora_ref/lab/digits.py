@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..by_hand.methods import METHODS
+from ..chains import CHAINS as CHAINS_OF
 from ..chains import trained_in_link
 from ..config import (
     ALLOCATIONS,
@@ -114,8 +115,15 @@ class Setup:
         return attach(base, self.adapter(seed), self.also(base)) if self.rank else base.training(self.also(base))
 
     def counts(self, base: Model) -> Counts:
-        """What it trains and stores, by formula."""
-        return count(base.config, self.adapter(), train_also=self.also(base))
+        """What it trains and stores, by formula. A chain trains one link at a time, and leaves weights."""
+        whole, chain = count(base.config, self.adapter(), train_also=self.also(base)), self.chosen("chain")
+        if chain is None:
+            return whole
+        where = sites(base.config, self.adapter() or AdapterConfig())
+        also = whole.trained - METHODS[self.kind].size(where, METHODS[self.kind].trained)
+        n = self.trained(base.config) + also
+        left = whole.trained if CHAINS_OF[chain].links == 1 else sum(site.I * site.O for site in where) + also
+        return replace(whole, trained=n, frozen_random=left - n, optimizer=2 * n, from_seed=False)
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,8 @@ def experiment(args: Any, room: Room, chosen: list[Setup], upright: Any, shifted
         runs = [outcome for task, outcome in outcomes if task.setup == setup]
         # of a run whose ranks, or whose chain, are decided on its way the end is what counts
         model = runs[0]["model"] if runs else setup.prepare(base, 0)
-        formula = count(model.config, model.adapter, train_also=setup.also(base)) if setup.words else setup.counts(base)
+        decided = any(setup.chosen(what) for what in ("growth", "allocation"))
+        formula = count(model.config, model.adapter, train_also=setup.also(base)) if decided else setup.counts(base)
         accuracies = [r["accuracy"] for r in runs] or [base_accuracy["shifted"]]
         rows.append({
             "method": setup.label, "kind": setup.kind, "rank": setup.rank,
