@@ -171,9 +171,10 @@ written by `python -m tlora_ref count --gallery tutorials`.
 
 
 def accuracies(report: Mapping[str, Any]) -> dict[str, str]:
-    """Mean and standard deviation of a comparison's rows at natural rank, by method."""
+    """Mean and standard deviation of a comparison's rows at natural rank, by method; of a procedure's, which is run
+    on LoRA, by the name of the procedure."""
     return {
-        row["method"]: f"{row['accuracy_mean']:.3f} ± {row['accuracy_std']:.3f}"
+        row["method"].removeprefix("lora+"): f"{row['accuracy_mean']:.3f} ± {row['accuracy_std']:.3f}"
         for row in report["rows"]
         if row["setting"] == "natural"
     }
