@@ -755,3 +755,22 @@ def test_roberta_large_has_the_published_counts_of_relatives(roberta_large, meth
     told = inject(roberta_large, targets, rank=rank, method=method)
     remove(roberta_large)
     assert told.counts.trained == published
+
+
+def test_lortas_heads_are_the_models_or_an_error_and_never_silently_one():
+    """Of configs by every name that models have for them; where none says it, the caller has to."""
+    from types import SimpleNamespace
+
+    for name in ("num_attention_heads", "n_head", "n_heads", "num_heads"):
+        model = net()
+        model.config = SimpleNamespace(**{name: 5})
+        assert inject(model, ("query",), rank=2, method="lorta").adapter.heads == 5
+    for config in (None, SimpleNamespace(), SimpleNamespace(num_attention_heads=None)):
+        model = net()
+        model.config = config
+        before = bits(model)
+        with pytest.raises(InputError, match="heads is None, expected the number of the attention's heads"):
+            inject(model, ("query",), rank=2, method="lorta")
+        assert bits(model) == before
+        assert inject(model, ("query",), rank=2, method="lorta", heads=3).adapter.heads == 3
+        assert inject(net(), ("query",), rank=2).adapter.heads is None

@@ -294,7 +294,7 @@ def _dtypes(
 ) -> dict[str, np.dtype]:
     """The dtype of the adapter on each matrix, which is that of its first trained array, and of what they share."""
     method = METHODS[config.method]
-    of_matrix = {name: arrays[method.full_name(name, method.trained[0])].dtype for name in matrices}
+    of_matrix = {name: arrays[method.full_name(config.home(name), method.trained[0])].dtype for name in matrices}
     return {SHARED: next(iter(of_matrix.values())), **of_matrix}
 
 

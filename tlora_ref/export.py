@@ -120,7 +120,7 @@ def lora_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
     if not (method.additive or method.rescales):
         raise InputError(f"{config.method} is no LoRA: its W' - W0 is not a matrix of rank r")
     for name, matrix in adapter.matrices.items():
-        arrays = {arg.base: adapter.arrays[method.full_name(name, arg.base)] for arg in method.arrays}
+        arrays = {arg.base: adapter.arrays[method.full_name(config.home(name), arg.base)] for arg in method.arrays}
         site = config.site(name, *matrix.shape)
         given = method.arguments(arrays, site) | dict.fromkeys(method.constants, config.scale_at(site.R))
         dtype = given["A_IR"].dtype

@@ -137,18 +137,19 @@ def inject(
                 as the statistics of a BatchNorm, belong to the adapter as well
     method      a name in by_hand.METHODS that sits on linear layers
     lora_alpha  of a method with a constant scale, which is lora_alpha / rank; None: scale 1
-    heads       of the model's attention, for LoRTA; None: what the model's own config says, and 1 if it says nothing
+    heads       of the model's attention, for LoRTA; None: what the model's own config says
     batches     for init "gradient": the examples whose gradient gives the factors, and ``loss``, (model, batch) -> a
                 scalar; without one, model(**batch).loss
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
     match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
-    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from.
+    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from, a
+    number of heads that nothing says.
     """
     chosen = (targets,) if targets == ALL_LINEAR else _patterns("targets", targets)
     check_unwrapped(model)
     if heads is None and method in METHODS and METHODS[method].per_head:
-        heads = getattr(getattr(model, "config", None), "num_attention_heads", None)
+        heads = _heads(model)
     config = AdapterConfig(
         method,
         rank,
@@ -212,6 +213,8 @@ def place(
 ) -> Report:
     """``inject`` with the modules, and the parameters and buffers of ``train_also``, given by their full names, and
     with the adapter's ``arrays``, by theirs, instead of draws."""
+    if config.tied:
+        raise InputError("the adapter ties matrices, expected none: in a torch model every layer has its own")
     modules, tensors = named_modules(model), named_tensors(model)
     # a module that sits at several places is adapted once, under its first name, and put at all of them
     first: dict[nn.Module, str] = {}
@@ -447,6 +450,18 @@ def trained_parameters(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     ids = {id(parameters[name]) for name in wanted}
     return (*(name for name, parameter in parameters.items() if id(parameter) in ids), *buffers)
+
+
+def _heads(model: nn.Module) -> int:
+    """The heads of the attention by the model's own config, under the names of transformers; of GPT-2's, DistilBERT's
+    and T5's own ones, too."""
+    config = getattr(model, "config", None)
+    for name in ("num_attention_heads", "n_head", "n_heads", "num_heads"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    raise InputError(
+        "heads is None, expected the number of the attention's heads: the model has no config that says it"
+    )
 
 
 def _patterns(argument: str, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:

@@ -255,14 +255,17 @@ def methods_over_rank(
             axis.axhline(row["accuracy_mean"], color="#7f7f7f", ls=dash, lw=1)
             axis.annotate(f"{row['method']}, {row['trained']:,} trained", (0.01, row["accuracy_mean"]), xytext=(0, 3),
                           xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
+        # "lora+lora_rite" is LoRA's colour and mark, hollow
         for i, method in enumerate(dict.fromkeys(row["method"] for row in curves)):
+            kind, _, otherwise = method.partition("+")
             chosen = sorted((r for r in curves if r["method"] == method), key=lambda r: r["trained"])
             axis.errorbar(
                 [r["trained"] for r in chosen],
                 [r["accuracy_mean"] for r in chosen],
                 [r["accuracy_std"] for r in chosen],
-                color=COLOURS[method],
-                marker=MARKERS[method],
+                color=COLOURS[kind],
+                marker=MARKERS[kind],
+                fillstyle="none" if otherwise else "full",
                 ls=DASHES[i % len(DASHES)],
                 lw=2.4 if method == "tlora" else 1.4,
                 capsize=2,
