@@ -122,6 +122,7 @@ def test_the_rise_of_the_validation_loss_is_from_its_lowest():
 # --- distribution --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_moments_of_known_distributions_and_the_caveat_of_the_test():
     normal = describe(3 + 2 * rng().standard_normal((200, 200)))
     assert (normal.n, normal.mean, normal.std) == (40_000, pytest.approx(3, abs=0.03), pytest.approx(2, abs=0.03))

@@ -40,6 +40,8 @@ from tlora_ref.lab.jobs import audit
 from tlora_ref.lab.jobs.audit import DEEP, MATRICES, SETUPS, logs_table, results_table, summary
 from tlora_ref.paper import CLAIMS as CLAIMED
 
+pytestmark = pytest.mark.slow  # simulated audits, and one of 30 seeds
+
 PAGE = Path(tlora_ref.__file__).parent.parent / "tutorials" / "paper_and_audit.md"
 SEEDS = 30
 UP = [0.1, 0.2, 0.15, 0.12, 0.18, 0.11]

@@ -153,11 +153,11 @@ def encoder_size(config: EncoderConfig) -> int:
 def count(config: EncoderConfig, adapter: AdapterConfig | None, train_also: Iterable[str] = ()) -> Counts:
     """Counts from the configurations alone; no array is made. ``train_also`` names further trained arrays."""
     shapes = encoder_shapes(config)
-    also = sum(_size(shapes[name]) for name in set(train_also))
+    beside = sum(_size(shapes[name]) for name in set(train_also))
     if adapter is None:
-        return Counts(base=encoder_size(config), trained=also, frozen_random=0, optimizer=2 * also)
+        return Counts(base=encoder_size(config), trained=beside, frozen_random=0, optimizer=2 * beside)
     method, where = METHODS[adapter.method], sites(config, adapter)
-    n, random = also + method.size(where, method.trained), method.size(where, method.frozen)
+    n, random = beside + method.size(where, method.trained), method.size(where, method.frozen)
     return Counts(encoder_size(config), n, random, optimizer=2 * n, from_seed=adapter.from_seed)
 
 

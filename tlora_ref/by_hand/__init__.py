@@ -4,6 +4,7 @@ methods/        one page per adapter method, TLoRA's first: arrays, start, forwa
 ops.py          linear, layer_norm, gelu, tanh, softmax, attention, embedding, pooling, cross_entropy
 encoder.py      the ops and an adapter composed; the backward is the forward read upwards
 optimizers.py   AdamW, and Stiefel for matrices that stay orthogonal
+lora_rite.py    LoRA-RITE: steps that depend on the product A B and not on how it is split
 pretrained.py   a published BERT or RoBERTa, from its folder of files
 kernels.py      every kernel pair by name
 fast.py         tricks for speed, each with its measured gain
@@ -14,7 +15,7 @@ The training loop is tlora_ref.training: ``train(by_hand, model, inputs, labels,
 """
 
 from .adapter_io import load_adapter, save_adapter
-from .encoder import delta_w, encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, loss_and_logits, own
+from .encoder import delta_w, encoder_bwd, encoder_fwd, hidden_states, loss_and_grads, loss_and_logits, own, to_numpy
 from .gradient_factors import gradient_factors
 from .kernels import KERNELS
 from .methods import METHODS
@@ -44,4 +45,5 @@ __all__ = [
     "tlora_delta_w",
     "tlora_linear_bwd",
     "tlora_linear_fwd",
+    "to_numpy",
 ]

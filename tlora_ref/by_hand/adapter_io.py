@@ -93,8 +93,8 @@ def with_adapter(model: Model, adapter: Adapter) -> Model:
 
 def base_matrices(model: Model) -> dict[str, np.ndarray]:
     """W0 (I, O) of every matrix, also when W' is in its place."""
-    held = {name[: -len(".W")]: array for name, array in model.params.items() if name.endswith(".W")}
-    return held | dict(model.merged)
+    weights = {name[: -len(".W")]: array for name, array in model.params.items() if name.endswith(".W")}
+    return weights | dict(model.merged)
 
 
 def _check_kind(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""What the run of bench in results/ says about the cost of an adapted layer. Needs no torch.
+"""What the stored runs in results/ say, as of the cost of an adapted layer. Needs no torch.
 
 Checked by  tests/test_audit.py.
 """
@@ -12,10 +12,16 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
+def stored(name: str) -> dict[str, Any]:
+    """The stored report of a job."""
+    report: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return report
+
+
 def overhead(width: int = 1024, rank: int = 32) -> dict[str, Any]:
     """One layer of that size, forward and backward: TLoRA's operations over the frozen layer's, and for every dtype the
     (median, lower quartile, upper quartile) of the time over the frozen layer's, of TLoRA and of PEFT's LoRA."""
-    report = json.loads((RESULTS / "bench.json").read_text())
+    report = stored("bench")
     rows = [r for r in report["layers"] if (r["over"], r["width"], r["rank"]) == ("size", width, rank)]
     times: dict[str, dict[str, list[float]]] = {}
     for row in rows:
