@@ -15,7 +15,7 @@ JOBS = {
     "mutants": "Show which seeded gradient bugs the common gradient checkers find, and which they miss.",
     "count": "Count what a method trains, stores and keeps in the optimizer, for a known model or any width.",
     "compare": "Compare every method of the family on turned digits, at usual ranks and at equal counts.",
-    "text": "Adapt MiniLM, a real language model, to pairs of sentences from Python's manual.",
+    "text": "Adapt MiniLM, a real language model, to the kinds of answers that questions ask for.",
     "course": "Write the tutorials as students get them, and with --instructor what a teacher needs.",
     "audit": "Measure the paper's claims, draw its figures again, and put a verdict on each claim.",
     "subspace": "Measure what TLoRA's random subspace costs, and what a chosen one gains.",

@@ -130,7 +130,9 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         _positive(rank=self.rank, block=self.block)
-        _require(self.block == 1 or METHODS[self.method].core, "block", self.block, f"1: {self.method} has no blocks")
+        _require(
+            self.block == 1 or bool(METHODS[self.method].core), "block", self.block, f"1: {self.method} has no blocks"
+        )
         pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
         object.__setattr__(self, "ranks", tuple(sorted((name, R) for name, R in pairs)))
         for name, R in self.ranks:

@@ -52,7 +52,7 @@ def grow(model: Model, names: list[str]) -> Model:
     adapter, method = model.attached, model.method
     sites = {name: model.adapted[name] for name in names}
     larger = {name: site.R + adapter.block for name, site in sites.items()}
-    grown = replace(adapter, ranks=dict(adapter.ranks) | larger)
+    grown = replace(adapter, ranks=tuple((dict(adapter.ranks) | larger).items()))
     arrays: dict[str, Any] = {}
     for name, site in sites.items():
         factor = adapter.scale_at(site.R) / adapter.scale_at(larger[name])

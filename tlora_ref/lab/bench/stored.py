@@ -1,6 +1,6 @@
-"""What the stored runs in results/ say, as of the cost of an adapted layer. Needs no torch.
+"""What stored runs in results/ say: the cost of an adapted layer, and learning rates on questions. Needs no torch.
 
-Checked by  tests/test_audit.py.
+Checked by  tests/test_audit.py, tests/test_text.py.
 """
 
 from __future__ import annotations
@@ -29,3 +29,9 @@ def overhead(width: int = 1024, rank: int = 32) -> dict[str, Any]:
             times.setdefault(row["dtype"], {})[row["layer"]] = [row["ratio"], row["low"], row["high"]]
     (flops,) = {row["flops_over_floor"] for row in rows if row["layer"] == "TLoRA"}
     return {"width": width, "rank": rank, "processor": report["processor"], "flops": flops, "times": times}
+
+
+def stored_rates() -> dict[str, float]:
+    """Row -> the learning rate that the published run of ``text`` chose for it, on validation questions."""
+    rows = json.loads((RESULTS / "text.json").read_text())["rows"] if (RESULTS / "text.json").exists() else []
+    return {row["method"]: row["learning_rate"] for row in rows if row["learning_rate"] is not None}
