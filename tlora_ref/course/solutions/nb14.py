@@ -28,7 +28,7 @@ def concentration(dW_IO):
 
 
 def factors(dW0_IO, R):
-    """A @ C, along the R first singular vectors of the gradient, with the released norms"""
+    """A @ C along the R first singular vectors, with the released norms"""
     U_IK, _, Vt_KO = np.linalg.svd(dW0_IO)
     A_IR = np.sqrt(len(dW0_IO) / (3 * R)) * U_IK[:, :R]
     C_RO = np.sqrt(1 / 3) * Vt_KO[:R]
