@@ -26,6 +26,7 @@ from ...tensor_file import read_tensors, write_tensors
 from ..analysis.statistics import paired_difference, variance_components
 from ..analysis.steps import UNITS, best_of_curve, exponents, spread
 from ..analysis.subspace import captured_share, isotropic_share, share_std, spectral_concentration
+from ..analysis.subspace_plots import curves_by_unit, rules_over_rank
 from ..data import load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Task, fingerprint, pretrain
 from ..informed import OTHERS, Choice, Given, Pair, directions, full_config, informed, moved, prepared
@@ -107,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
     for part in chosen:
         report[part] = PARTS[part](work)
         write_json(folder / "subspace.json", report)
+        if part in FIGURES:
+            FIGURES[part](folder / part, report[part])
     if args.json:
         print(json.dumps(report, indent=1))
         return 0
@@ -116,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         f"Test accuracy over {seeds} seeds; differences are paired by seed, with Student's 95 % interval, each on its"
     )
     print(f"own. Learning rates: {described(plan)}.")
-    print(f"Results: {folder}/")
+    print(f"Results and figures: {folder}/")
     return 0
 
 
@@ -441,6 +444,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "capture": capture_table, "factors": factors_table, "whose": whose_table, "steps": steps_table,
     "variance": variance_table, "alpha": alpha_table,
 }  # fmt: skip
+FIGURES: dict[str, Callable[[Path, Any], None]] = {"factors": rules_over_rank, "steps": curves_by_unit}
 TITLES = {
     "capture": "The share of an update that random factors hold",
     "factors": "Rules for A and C",
