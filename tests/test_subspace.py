@@ -230,7 +230,7 @@ def test_a_fixed_alpha_is_not_trained_and_examples_are_drawn_by_the_seed():
     D = {site: rng.standard_normal((32, 32)) for site in ("layers.0.query", "layers.0.value", "layers.1.query",
                                                          "layers.1.value")}  # fmt: skip
     given_ = runs.Given(None, base, {"train": part}, {"own": D})
-    fixed = runs.prepared(given_, runs.Choice("", "tlora", 4, trains_alpha=False), 0)
+    fixed = runs.prepared(given_, runs.Choice("", "tlora", 4, learn_alpha=False), 0)
     assert {name.rpartition(".")[2] for name in fixed.trained} == {"B"}
     few = runs.Choice("", "tlora", 4, init="gradient", source="own", examples=5)
     one, same, other = (runs.prepared(given_, few, seed).params["layers.0.query.A"] for seed in (1, 1, 2))
