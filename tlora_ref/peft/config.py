@@ -11,7 +11,7 @@ from typing import Optional, Union
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
-from ..config import INITS, AdapterConfig
+from ..config import INITS, NOT_FROM_SEED, AdapterConfig
 from ..shapes import InputError
 
 NAME = "TLORA"
@@ -77,7 +77,10 @@ class TLoraConfig(PeftConfig):
     )
     tlora_dropout: float = field(default=0.0, metadata={"help": "The share of the update that training drops."})
     init_weights: Union[bool, str] = field(
-        default=True, metadata={"help": "True or 'released', 'fan_in': how A and C are drawn. False: B is drawn, too."}
+        default=True,
+        metadata={
+            "help": "True or 'released', 'fan_in', 'orthonormal': how A and C are drawn. False: B is drawn, too."
+        },
     )
     projection_prng_key: int = field(default=0, metadata={"help": "The seed of A and C."})
     save_projection: bool = field(
@@ -111,9 +114,11 @@ class TLoraConfig(PeftConfig):
             raise InputError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
         if self.bias not in ("none", "all", "tlora_only"):
             raise InputError(f"bias is {self.bias!r}, expected 'none', 'all' or 'tlora_only'")
-        if not isinstance(self.init_weights, bool) and self.init_weights not in INITS:
+        # a layer here is made from the shape of its matrix alone
+        drawn = [rule for rule in INITS if rule not in NOT_FROM_SEED]
+        if not isinstance(self.init_weights, bool) and self.init_weights not in drawn:
             raise InputError(
-                f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(INITS)}"
+                f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(drawn)}"
             )
         self.rank_pattern = self.rank_pattern or {}
         for rank in (self.r, *self.rank_pattern.values()):
