@@ -36,6 +36,6 @@ def factors(dW0_IO, R):
 
 
 def carried(lr, I, O, R, I2, O2, R2):
-    """The learning rate at (I2, O2, R2) that moves an aligned output as far as lr does at (I, O, R)"""
+    """The rate at (I2, O2, R2) that moves an output as far as lr at (I, O, R)"""
     # lr R sqrt(I / O) / 3 is to stay the same
     return lr * R * np.sqrt(I / O) / (R2 * np.sqrt(I2 / O2))

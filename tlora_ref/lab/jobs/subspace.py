@@ -43,7 +43,7 @@ RULES = ("released", "orthonormal", "weight_svd", "gradient")
 FULL_RATE = 3e-2
 """The learning rate of full fine-tuning where its dW is wanted; the main job's search found it."""
 
-STEPS = {"widths": (16, 32, 64, 128), "ranks": (2, 4, 8, 16), "seeds": 2, "epochs": 6}
+WIDTHS, STEP_RANKS, STEP_SEEDS, STEP_EPOCHS = (16, 32, 64, 128), (2, 4, 8, 16), 2, 6
 RATES = tuple(0.01 * 2.0**i for i in range(10))
 DESIGN = 5
 """Draws and batch orders of the design that tells the two apart."""
@@ -344,19 +344,19 @@ def _source(row: Mapping[str, Any]) -> str:
 
 def steps(work: Work) -> dict[str, Any]:
     """The best learning rate of released TLoRA by width and rank, and in which unit it stays the same."""
-    widths, ranks, seeds, epochs = STEPS["widths"], STEPS["ranks"], STEPS["seeds"], STEPS["epochs"]
+    widths, ranks, seeds, epochs = WIDTHS, STEP_RANKS, STEP_SEEDS, STEP_EPOCHS
     if work.quick:
-        widths, ranks, seeds, epochs = widths[:2], ranks[1:3], 1, 2  # type: ignore[index]
+        widths, ranks, seeds, epochs = widths[:2], ranks[1:3], 1, 2
     upright = load_digits("none")["train"]
     bases = {}
     with one_thread():
-        for width in widths:  # type: ignore[attr-defined]
+        for width in widths:
             encoder = replace(ENCODER, width=width, hidden=2 * width)
             base = pretrain(work.given.room, upright, work.plan, encoder)
             bases[width] = Given(work.given.room, base, work.given.parts, {})
     rates = RATES[::3] if work.quick else RATES
-    tasks = [(width, rank, lr, seed, epochs) for width in widths for rank in ranks for lr in rates  # type: ignore
-             for seed in range(seeds)]  # type: ignore[arg-type]  # fmt: skip
+    tasks = [(width, rank, lr, seed, epochs) for width in widths for rank in ranks for lr in rates
+             for seed in range(seeds)]  # fmt: skip
     losses: dict[tuple[int, int], dict[float, list[float | None]]] = {}
     for (width, rank, lr, *_), loss in zip(
         tasks, run_all(moved, bases, tasks, "learning rates by size", store=work.store), strict=True
