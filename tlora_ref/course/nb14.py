@@ -40,8 +40,8 @@ CONCENTRATION = Values(
     spectral_concentration,
     (
         Misconception(
-            "That is how many directions the update effectively has, the reciprocal. What is asked for is 1 for rank "
-            "one and 1 / d for the identity.",
+            "That is how many directions the update effectively has, the reciprocal. Which of the two is 1 / d "
+            "for the identity?",
             lambda D: 1 / spectral_concentration(D),
         ),
         Misconception(
@@ -62,7 +62,7 @@ CONCENTRATION = Values(
             lambda D: (_singular(D) ** 4).sum() / (D**2).sum(),
         ),
         Misconception(
-            "You took the entries in place of the singular values: yours changes when the update is turned.",
+            "You took the entries in place of the singular values: what happens to yours when the update is turned?",
             lambda D: (D**4).sum() / (D**2).sum() ** 2,
         ),
     ),
@@ -104,7 +104,7 @@ FACTORS = Values(
         ),
         Misconception(
             "Each entry is scaled like one of the draw: its standard deviation. A unit vector's entries have a size "
-            "already, 1 / sqrt(I). Compare norms, not entries.",
+            "already, 1 / sqrt(I). What are the norms of the two?",
             lambda D, R: _svd_product(D, slice(R), 1 / np.sqrt(3 * R) / np.sqrt(3 * D.shape[1])),
         ),
         Misconception(
@@ -113,7 +113,7 @@ FACTORS = Values(
             _best,
         ),
         Misconception(
-            "You took the last singular vectors. In which order does np.linalg.svd give them?",
+            "You took the last singular vectors. In which order does NumPy give them?",
             lambda D, R: _svd_product(D, slice(min(D.shape) - R, None), np.sqrt(len(D) / (9 * R))),
         ),
         Misconception(
@@ -121,7 +121,7 @@ FACTORS = Values(
             lambda D, R: _svd_product(D, slice(R), np.sqrt(D.shape[1] / (9 * R))),
         ),
         Misconception(
-            "A's scale lacks the rank: the released draw has the variance 1 / (3 R), so that R columns hold I / 3.",
+            "A's scale lacks the rank: if R columns have the squared norm I / 3 together, how long is one?",
             lambda D, R: _svd_product(D, slice(R), np.sqrt(len(D) / 9)),
         ),
         Misconception(
@@ -162,13 +162,12 @@ CARRIED = Values(
             lambda lr, I, O, R, I2, O2, R2: lr**2 / _carried(lr, I, O, R, I2, O2, R2),
         ),
         Misconception(
-            "That keeps the size of an entry of dW. A row that agrees with the signs of a step feels more: its R sums "
-            "add "
-            "up and do not cancel.",
+            "That keeps the size of an entry of dW. What does a row feel that agrees with the signs of a step, so that "
+            "its R sums add up?",
             lambda lr, I, O, R, I2, O2, R2: carried_rate(lr, (I, O, R), (I2, O2, R2), "entry"),
         ),
         Misconception(
-            "The ranks are in it and the widths are not. They cancel on square matrices; these are not all square.",
+            "The ranks are in it and the widths are not. They cancel on square matrices: are all of these square?",
             lambda lr, I, O, R, I2, O2, R2: lr * R / R2,
         ),
         Misconception(
@@ -176,7 +175,7 @@ CARRIED = Values(
             lambda lr, I, O, R, I2, O2, R2: lr * np.sqrt(I * O2 / (O * I2)),
         ),
         Misconception(
-            "I and O changed places: the released A is the larger the wider the input is, and C has 1 / sqrt(O) in it.",
+            "I and O changed places: which of the two makes x A larger, and which makes C smaller?",
             lambda lr, I, O, R, I2, O2, R2: lr * R / R2 * np.sqrt(O * I2 / (I * O2)),
         ),
         Misconception(
