@@ -120,7 +120,8 @@ def inject(
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
     match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
-    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from.
+    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from,
+    batches without init "gradient" or the other way round, a loss that does not depend on a target.
     """
     chosen = _patterns("targets", targets)
     if heads is None and method in METHODS and METHODS[method].per_head:
