@@ -274,4 +274,22 @@ def _11_best(D_IO, A_IR, C_RO):
     return (D_IO * near).sum() / np.linalg.norm(D_IO) / np.linalg.norm(near)
 
 
+def _14_concentration(dW_IO):
+    gram = dW_IO.T @ dW_IO
+    return np.trace(gram @ gram) / np.trace(gram) ** 2
+
+
+def _14_factors(dW0_IO, R):
+    _, V = np.linalg.eigh(dW0_IO.T @ dW0_IO)
+    V_OR = V[:, ::-1][:, :R]
+    images = dW0_IO @ V_OR
+    U_IR = images / np.linalg.norm(images, axis=0)
+    return math.sqrt(dW0_IO.shape[0] / R) / 3 * np.einsum("ir,or->io", U_IR, V_OR)
+
+
+def _14_carried(lr, I, O, R, I2, O2, R2):
+    moved = lr * R * math.sqrt(I) / math.sqrt(O)
+    return moved / R2 / math.sqrt(I2) * math.sqrt(O2)
+
+
 OTHER = {name[1:3] + " " + name[4:]: value for name, value in globals().copy().items() if name[:2] in ("_0", "_1")}

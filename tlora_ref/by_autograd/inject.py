@@ -144,7 +144,8 @@ def inject(
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
     match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
     that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from, a
-    number of heads that nothing says.
+    number of heads that nothing says, batches without init "gradient" or the other way round, a loss that does not
+    depend on a target.
     """
     chosen = (targets,) if targets == ALL_LINEAR else _patterns("targets", targets)
     check_unwrapped(model)
