@@ -10,6 +10,7 @@ watch.py      calling a student's function, and seeing what it does beside retur
 answers.py    the one rule by which what came back is read
 hints.py      hint and solution, off in a course for marks
 marks.py      grading for marks, out of a notebook's reach
+mine.py       right answers kept in a file, for later notebooks; by_mine.py, an encoder with their gradients
 edition.py    the student edition of a notebook, and the instructor's
 mutation.py   mechanical edits of the worked solutions: the graders, graded
 equivalent.py the edits that change nothing, each with its reason

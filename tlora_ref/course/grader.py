@@ -472,6 +472,10 @@ def check(notebook: str, **answers: Any) -> None:
     grade(notebook, answers, marks=False)
 
 
+after_right: list[Callable[[str, str, Any], str]] = []
+"""What is done with every right answer of ``check``, (notebook, exercise, answer) -> what to say: mine.py."""
+
+
 def grade(notebook: str, answers: Mapping[str, Any], marks: bool) -> None:
     """What ``check`` does; for ``marks`` the library's own solutions are no answers."""
     failed = []
@@ -481,7 +485,12 @@ def grade(notebook: str, answers: Mapping[str, Any], marks: bool) -> None:
             failed.append(f"{notebook} {name}: {verdict.says}{verdict.remark}")
         else:
             held = f"{exercise.held[0].upper()}{exercise.held[1:]}"
-            print(wrapped(f"{notebook} {name}: right. {held}.{verdict.remark}"))
+            done = (
+                ""
+                if marks
+                else "".join(f"\n{says}" for do in after_right if (says := do(notebook, name, answers[name])))
+            )
+            print(wrapped(f"{notebook} {name}: right. {held}.{verdict.remark}{done}"))
     if failed:
         raise ExerciseError("\n".join(failed))
 

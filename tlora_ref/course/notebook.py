@@ -6,11 +6,13 @@ Needs matplotlib; only notebooks import it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..lab.analysis.plots import STYLE
+from .mine import start_keeping
 
 FROZEN, TRAINED, DATA = "#BFC5CC", "#0072B2", "#F0E442"
 """What is frozen, what is trained, and activations: told apart in grey too, and hatched where it matters."""
@@ -18,11 +20,12 @@ FROZEN, TRAINED, DATA = "#BFC5CC", "#0072B2", "#F0E442"
 
 def start() -> None:
     """The style of all figures (analysis/plots.py), sharp on screen and in print, and one thread for matrix products,
-    which are small here: on a busy machine two threads wait for each other far longer than they compute. First cell of
-    every notebook."""
+    which are small here: on a busy machine two threads wait for each other far longer than they compute. From here on
+    right answers are kept in mine.py beside the notebook. First cell of every notebook."""
     import matplotlib.pyplot as plt
     from threadpoolctl import threadpool_limits
 
+    start_keeping(Path("mine.py"))
     threadpool_limits(limits=1)
     plt.rcParams.update(STYLE)
     try:
