@@ -40,8 +40,10 @@ FOLLOWED: dict[str, tuple[str, str]] = {
 }
 """The answers that a later notebook uses: the name there -> notebook and exercise."""
 
-HEAD = '''"""Your right answers, written here by `check`, for later notebooks. What is missing, the worked solution stands in for,
-and says so. To be rid of one, delete its part, from its first comment to its last."""
+HEAD = '''"""Your right answers, written here by `check`, for later notebooks.
+
+What is missing, the worked solution stands in for, and says so. To be rid of an answer, delete its part.
+"""
 
 from tlora_ref.course.mine import stand_in as __getattr__  # noqa: F401
 '''
