@@ -2,7 +2,7 @@
 
     from tlora_ref.course import check, hint, solution
     check("02", dB=my_dB)       is it right, and if not, which mistake is it?
-    hint("02", "dB")            the first of two hints; again, the second
+    hint("02", "dB")            the first of two or three hints; again, the next
     solution("02", "dB")        a worked solution
 
 grader.py     check, and what an exercise is: a reference, a judge, and misconceptions with the message for each

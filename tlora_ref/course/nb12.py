@@ -19,8 +19,8 @@ Array = np.ndarray
 def _vera(
     dv: Callable[[Array, Array, Array], Array] = lambda dy, B, lb: (dy * lb) @ B.T,
     dd: Callable[[Array, Array, Array], Array] = lambda dv, u, ld: (dv * u).sum(axis=0),
-    db: Callable[[Array, Array, Array, Array, Array], Array] = lambda dy, u, B, ld, lb: (
-        (dy * ((u * ld) @ B)).sum(axis=0)
+    db: Callable[[Array, Array, Array, Array, Array], Array] = lambda dy, u, B, ld, lb: (dy * ((u * ld) @ B)).sum(
+        axis=0
     ),
 ) -> Callable[..., dict[str, Array]]:
     """The two gradients, and the ways to get them wrong."""
@@ -132,8 +132,8 @@ DORA = Gradient(
             _dora(lambda G, V, n, m: (m / n) * (G + V * ((G * V).sum(axis=0) / n**2))),
         ),
         Misconception(
-            "Your norms are those of the rows' direction of a sum over everything: one number for the whole matrix. "
-            "How many magnitudes does the layer have?",
+            "You remove one multiple of the whole V, as if the matrix were a single column. How many magnitudes does "
+            "the layer have?",
             _dora(
                 lambda G, V, n, m: (m / n) * (G - V * ((G * V).sum() / (V * V).sum())),
             ),
@@ -155,7 +155,7 @@ def _shared(dF: Array, B: Array, heads: Array, layer: Array, matrix: Array) -> t
     return dB, dheads
 
 
-def _lorta(dB: str, dheads: str, average: float = 1.0) -> Callable[..., tuple[Array, Array]]:
+def _lorta(dB: str, dheads: str) -> Callable[..., tuple[Array, Array]]:
     """The two sums as einsum spells them, over dF (m r h k), B, heads, layer and matrix."""
 
     def answer(dF: Array, B: Array, heads: Array, layer: Array, matrix: Array) -> tuple[Array, Array]:
@@ -163,13 +163,14 @@ def _lorta(dB: str, dheads: str, average: float = 1.0) -> Callable[..., tuple[Ar
         found = []
         for spelled in (dB, dheads):
             names, _, subscripts = spelled.partition(" ")
-            found.append(np.einsum(subscripts, *(known[name] for name in names)) * average ** len(dF))
+            found.append(np.einsum(subscripts, *(known[name] for name in names)))
         return found[0], found[1]
 
     return answer
 
 
 _DB, _DHEADS = "Fhlm mrhk,hr,mr,mr->rk", "FBlm mrhk,rk,mr,mr->hr"
+"""The right ones."""
 
 
 def _first_only(dF: Array, B: Array, heads: Array, layer: Array, matrix: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What the run of bench in results/ says about the cost of an adapted layer. Needs no torch.
+"""What the runs in results/ say: bench about the cost of an adapted layer, compare about accuracy. Needs no torch.
 
 Checked by  tests/test_audit.py.
 """
@@ -23,3 +23,8 @@ def overhead(width: int = 1024, rank: int = 32) -> dict[str, Any]:
             times.setdefault(row["dtype"], {})[row["layer"]] = [row["ratio"], row["low"], row["high"]]
     (flops,) = {row["flops_over_floor"] for row in rows if row["layer"] == "TLoRA"}
     return {"width": width, "rank": rank, "processor": report["processor"], "flops": flops, "times": times}
+
+
+def compared() -> dict[str, Any]:
+    """The run of ``compare`` as the job wrote it: ``rows`` at natural and matched ranks, ``curves`` over ranks."""
+    return json.loads((RESULTS / "compare.json").read_text())
