@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     files = student_files() | (instructor_files() if args.instructor else {})
     write_folder(Path(args.out), files)
     count = sum(name.endswith(".ipynb") and "/" not in name for name in files)
-    graded = sum(len(exercises(number)) for number in notebooks())
+    graded = sum(len(exercises(one)) for one in notebooks())
     print(f"{count} notebooks with {graded} exercises: {args.out}")
     if args.instructor:
         print(f"solved, for nbgrader, and teaching notes: {Path(args.out) / 'instructor'}")
@@ -72,10 +72,15 @@ def instructor_files() -> dict[str, str]:
     return {**files, "instructor/nbgrader_config.py": CONFIG, "instructor/requirements.txt": requirements()}
 
 
+def number(path: Path) -> str:
+    """The number that a notebook's file name begins with: "02". Before 00 there is "000"."""
+    return path.name.partition("_")[0]
+
+
 def solved() -> list[Path]:
     """The solved notebooks, in order. Raises InputError where there are none."""
     for folder in (INSTALLED, CHECKOUT):
-        paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+        paths = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
         if paths:
             return paths
     raise InputError(f"no notebooks in {INSTALLED} or in {CHECKOUT}, expected those of a wheel or of the repository")
@@ -84,16 +89,16 @@ def solved() -> list[Path]:
 def teaching_note(path: Path) -> str:
     """The note beside the notebook, and what its graders recognise, from the exercises themselves."""
     lines = [(path.parent / "notes" / f"{path.stem}.md").read_text(encoding="utf-8").rstrip(), ""]
-    if path.name[:2] in notebooks():
+    if number(path) in notebooks():
         lines += ["## What the graders say", "", "The message a student gets for each mistake that is recognised."]
-        for exercise in exercises(path.name[:2]).values():
+        for exercise in exercises(number(path)).values():
             lines += ["", f"**{exercise.name}**", ""]
             lines += [f"- {misconception.says}" for misconception in exercise.misconceptions]
-        lines += ["", *_tried(path.name[:2])]
+        lines += ["", *_tried(number(path))]
     return "\n".join(lines) + "\n"
 
 
-def _tried(number: str) -> list[str]:
+def _tried(book: str) -> list[str]:
     """What the graders of a notebook were tried on, and how many of it they refused."""
     lines = [
         "## How the graders were tried",
@@ -105,7 +110,7 @@ def _tried(number: str) -> list[str]:
         "| exercise | refused | equivalent |",
         "|---|---|---|",
     ]
-    tried = {name: found for name, found in stored().items() if name.startswith(f"{number} ")}
+    tried = {name: found for name, found in stored().items() if name.startswith(f"{book} ")}
     for name, found in tried.items():
         lines.append(f"| {name[3:]} | {found['refused']} | {sum(map(len, found['equivalent'].values()))} |")
     for name, found in tried.items():

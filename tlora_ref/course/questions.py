@@ -47,10 +47,11 @@ SHARES = {"train": 0.5, "validation": 0.2, "test": 0.3}
 
 @dataclass(frozen=True)
 class Questions:
-    """Texts, and labels (N,): the place of the kind in KINDS."""
+    """Texts, labels (N,): the place in KINDS of what is asked for, and that of the other noun's kind (N,)."""
 
     texts: tuple[str, ...]
     y: np.ndarray
+    other: np.ndarray
 
     def __len__(self) -> int:
         return len(self.y)
@@ -69,14 +70,15 @@ def questions(seed: int = 0, unseen: bool = True) -> dict[str, Questions]:
     return {name: _shuffled(_asked(own, rng), rng) for name, own in parts.items()}
 
 
-def _asked(nouns: dict[str, list[str]], rng: np.random.Generator) -> list[tuple[str, int]]:
+def _asked(nouns: dict[str, list[str]], rng: np.random.Generator) -> list[tuple[str, int, int]]:
     """Every noun in every frame, beside one of another kind."""
     found = []
     for label, (kind, listed) in enumerate(nouns.items()):
-        others = [noun for other, own in nouns.items() if other != kind for noun in own]
+        others = [(noun, i) for i, (other, own) in enumerate(nouns.items()) if other != kind for noun in own]
         for noun in listed:
             for frame in FRAMES:
-                found.append((frame.format(noun=noun, other=rng.choice(others)), label))
+                other, its = others[rng.integers(len(others))]
+                found.append((frame.format(noun=noun, other=other), label, its))
     return found
 
 
@@ -86,14 +88,15 @@ def _cuts(n: int) -> list[tuple[str, slice]]:
     return [(name, slice(a, b)) for name, a, b in zip(SHARES, ends[:-1], ends[1:], strict=True)]
 
 
-def _divided(found: list[tuple[str, int]], rng: np.random.Generator) -> dict[str, Questions]:
+def _divided(found: list[tuple[str, int, int]], rng: np.random.Generator) -> dict[str, Questions]:
     order = [found[i] for i in rng.permutation(len(found))]
     return {name: _shuffled(order[cut], rng) for name, cut in _cuts(len(order))}
 
 
-def _shuffled(found: list[tuple[str, int]], rng: np.random.Generator) -> Questions:
+def _shuffled(found: list[tuple[str, int, int]], rng: np.random.Generator) -> Questions:
     order = rng.permutation(len(found))
-    return Questions(tuple(found[i][0] for i in order), np.array([found[i][1] for i in order]))
+    texts, y, other = zip(*(found[i] for i in order), strict=True)
+    return Questions(texts, np.array(y), np.array(other))
 
 
 def words(text: str) -> list[str]:
