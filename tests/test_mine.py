@@ -8,6 +8,7 @@ from importlib import import_module
 import nbformat
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from tlora_ref import AdapterConfig, EncoderConfig, InputError, TrainConfig, attach, by_hand, init_encoder, train
 from tlora_ref.course import check, exercises
@@ -116,11 +117,22 @@ def test_what_is_missing_the_worked_solution_stands_in_for_and_says_so(folder, c
         exec("from mine import my_own")
 
 
+def my_gelu_dx(dy_NF, x_NF):
+    return dy_NF * (ndtr(x_NF) + x_NF * np.exp(-x_NF * x_NF / 2) / np.sqrt(2 * np.pi))
+
+
 table = np.ones(3)
 
 
 def reads_an_array(matrices, R):
     return sum(R * R + int(table[0]) for _ in matrices)
+
+
+def test_what_does_not_say_where_it_is_from_is_found(folder, capsys):
+    start_keeping(folder / "mine.py")
+    check("07", gelu=my_gelu_dx)
+    assert "from scipy.special import ndtr\n" in (folder / "mine.py").read_text()
+    check("07", gelu=mine().my_gelu_dx)
 
 
 def test_an_answer_that_cannot_stand_alone_is_right_and_not_kept(folder):

@@ -15,6 +15,9 @@ edition.py    the student edition of a notebook, and the instructor's
 mutation.py   mechanical edits of the worked solutions: the graders, graded
 equivalent.py the edits that change nothing, each with its reason
 notebook.py   what the notebooks draw with; kept.py, what autograd keeps, for notebook 05
+questions.py  the capstone's questions; reader.py, the model that reads them
+glossary.py   links from the notebooks to the glossary
+exam.py       short questions with answers; slides.py, three lectures made of the notebooks' figures
 job.py        ``python -m tlora_ref course``
 nbNN.py       the exercises of notebook NN; solutions/nbNN.py, their hints and worked solutions
 

@@ -130,7 +130,7 @@ def _collect(answer: Any, imports: dict[str, None], own: dict[str, list[str]]) -
         if name in own or name not in answer.__globals__ or hasattr(builtins, name):
             continue
         value = answer.__globals__[name]
-        home = getattr(value, "__module__", None)
+        home = getattr(value, "__module__", None) or _home(value, apart=answer.__module__)
         if isinstance(value, ModuleType):
             imports[f"import {value.__name__} as {name}" if value.__name__ != name else f"import {name}"] = None
         elif home and home != answer.__module__ and _found(home, value):
@@ -157,6 +157,15 @@ def _globals(code: CodeType) -> Iterator[str]:
 
 def _found(home: str, value: Any) -> bool:
     return getattr(sys.modules.get(home), getattr(value, "__name__", ""), None) is value
+
+
+def _home(value: Any, apart: str) -> str:
+    """The public module that holds it, for what does not say so itself, as SciPy's ufuncs; "" for anything else."""
+    name = getattr(value, "__name__", None)
+    holds = [
+        home for home in list(sys.modules) if name and _found(home, value) and "._" not in f".{home}" and home != apart
+    ]
+    return min(holds, key=lambda home: (len(home), home), default="")
 
 
 def _literal(value: Any) -> bool:

@@ -60,8 +60,8 @@ def animate(figure: Any, draw: Callable[[Any], Any], frames: Sequence[Any], alt:
     from IPython.display import HTML, display
     from matplotlib.animation import FuncAnimation
 
-    with plt.rc_context({"figure.dpi": 60, "savefig.dpi": 60, "animation.embed_limit": 2}):
-        figure.set_dpi(60)
+    with plt.rc_context({"figure.dpi": 54, "savefig.dpi": 54, "animation.embed_limit": 2}):
+        figure.set_dpi(54)
         film = FuncAnimation(figure, draw, frames, init_func=lambda: []).to_jshtml(fps=4, default_mode="reflect")
     film = re.sub(r"<link rel=\"stylesheet\"\s+href=[^>]*>\s*", "", film)
     for icon, character in ICONS.items():
