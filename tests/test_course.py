@@ -266,7 +266,7 @@ def written(folder):
 def test_the_command_writes_the_student_edition(tmp_path, capsys):
     assert main(["course", "--out", str(tmp_path / "new" / "course")]) == 0
     folder = tmp_path / "new" / "course"
-    assert written(folder) == {*(path.name for path in PATHS), "requirements.txt"}
+    assert written(folder) == {*(path.name for path in PATHS), "glossary.md", "requirements.txt"}
     assert f"{len(PATHS)} notebooks with {len(EXERCISES)} exercises" in capsys.readouterr().out
     for path in PATHS:
         text = (folder / path.name).read_text()
@@ -285,7 +285,7 @@ def test_the_command_adds_what_an_instructor_needs(tmp_path):
         for exercise in exercises(job.number(path)).values() if path in GRADED else ():
             assert all(f"- {misconception.says}\n" in note for misconception in exercise.misconceptions)
     student = {name for name in written(tmp_path / "course") if not name.startswith("instructor/")}
-    assert student == {*(path.name for path in PATHS), "requirements.txt"}
+    assert student == {*(path.name for path in PATHS), "glossary.md", "requirements.txt"}
     compile((folder / "nbgrader_config.py").read_text(), "nbgrader_config.py", "exec")
 
 

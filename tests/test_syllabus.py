@@ -152,7 +152,7 @@ def test_numbers_in_answers_are_the_librarys(seed):
             assert n["a"] == trained("lora", [(n["I"], n["O"])] * n["M"], n["R"])
         if "How many numbers does VeRA" in q.asks:
             assert n["a"] == trained("vera", [(n["I"], n["O"])] * n["M"], n["R"])
-        if "keep for its backward" in q.asks:
+        if "autograd keep" in q.asks:
             assert n["a"] == activations("tlora", n["N"], n["I"], n["O"], n["R"])
         if "largest rank at which TLoRA" in q.asks:
             assert trained("tlora", [(99, 99)], n["a"]) <= n["n"] < trained("tlora", [(99, 99)], n["a"] + 1)

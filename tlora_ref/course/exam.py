@@ -178,10 +178,10 @@ BANK: tuple[Question, ...] = (
     ),
     Question(
         "05",
-        "How many numbers does a TLoRA layer keep for its backward, for {N} rows, I = {I}, R = {R}, without "
-        "dropout, u alone counted?",
-        "N R = {a:,}.",
-        _with(a=lambda d: d["N"] * d["R"]),
+        "How many numbers does autograd keep for the backward of a TLoRA layer in its leanest form, for {N} rows, "
+        "I = {I}, R = {R}, without dropout?",
+        "N R + R² = {a:,}: u = x A, and alpha B.",
+        _with(a=lambda d: d["N"] * d["R"] + d["R"] ** 2),
     ),
     Question("05", "Why does LoRA keep the input x and TLoRA not?", "LoRA trains A, and dA = x^T du reads x."),
     Question(

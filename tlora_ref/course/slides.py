@@ -53,7 +53,7 @@ LECTURES: dict[str, tuple[Slide, ...]] = {
         ),
         Slide("A gradient is a slope", ("dB touches the loss",), "02-23"),
         Slide("The U-curve, and an oracle without one", ("Too large a step bends, too small a one rounds",), "03-14"),
-        Slide("What a checker sees", ("Bugs of TLoRA's backward, by how far they are outside",), "03-36"),
+        Slide("What a checker sees", ("Bugs of TLoRA's backward, by how far they are outside",), "03-37"),
         Slide("The start hides bugs", ("At B = 0 and α = 1 a missing α is not missing",), "04-18"),
         Slide("So does the cotangent", ("Ask with random numbers",), "04-28"),
         Slide("LayerNorm's backward is a projection", ("Nothing along 1, nothing along x-hat",), "07-16"),
