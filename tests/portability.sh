@@ -4,6 +4,7 @@
 #   tests/portability.sh                  12 combinations in which every pair of values meets (see `combinations`)
 #   tests/portability.sh --full           the product of all values, 432 combinations
 #   tests/portability.sh [--full] ARGS    pytest's arguments instead of TESTS below: files, -x, -k ...
+#   JOBS=8 tests/portability.sh ...       eight combinations at a time, on a machine with many cores
 #
 # One line a combination: PASS, FAIL, or LACKS where the machine cannot run it (SkylakeX without AVX-512); what was asked
 # for; what is in use, as OpenBLAS, MKL and ATen themselves say, with a "!" where that is something else; pytest's last
@@ -78,14 +79,10 @@ print(", ".join(f"{name} {part}{'!' if wrong[name] else ''}" for name, part in p
 print(f"{torch.get_num_threads()} threads")
 PYTHON
 
-mode=short
-if [ "${1:-}" = --full ]; then mode=full; shift; fi
-[ $# -gt 0 ] && TESTS=("$@")
-
-failed=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-while read -r core cbwr aten threads hash seed; do
+# one combination: its line, and the whole run where it failed
+combination() {
+  local core=$1 cbwr=$2 aten=$3 threads=$4 hash=$5 seed=$6 asked used code verdict log
+  log=$(mktemp)
   choose "$core" "$cbwr" "$aten" "$threads" "$hash"
   asked="core $core, cbwr $cbwr, aten $aten, threads $threads, hash $hash, seed $seed"
   used=$({ python -c "$PROBE"; } 2>"$log" </dev/null)
@@ -93,17 +90,27 @@ while read -r core cbwr aten threads hash seed; do
   if [ $code -ne 0 ]; then
     [ $code -eq 132 ] && echo "illegal instruction" >"$log"
     echo "LACKS | $asked | $(tail -n 1 "$log")"
-    continue
+    rm -f "$log"
+    return 0
   fi
-  python -m pytest -q -p no:cacheprovider --hypothesis-profile drawn --hypothesis-seed "$seed" "${TESTS[@]}" \
+  python -m pytest -q -p no:cacheprovider --hypothesis-profile drawn --hypothesis-seed "$seed" "${@:7}" \
     >"$log" 2>&1 </dev/null
   code=$?
   verdict=PASS
   if [ $code -ne 0 ]; then
     verdict=FAIL
-    failed=1
     cat "$log"
   fi
   echo "$verdict | $asked | $used | $(tail -n 1 "$log")"
-done < <(combinations "$mode")
-exit $failed
+  rm -f "$log"
+  [ $verdict = PASS ]
+}
+export -f choose combination
+export PROBE
+
+mode=short
+if [ "${1:-}" = --full ]; then mode=full; shift; fi
+[ $# -gt 0 ] && TESTS=("$@")
+# xargs appends a combination's six words to the tests, and ends with another status than 0 if one fails
+combinations "$mode" | xargs -P "${JOBS:-1}" -L 1 bash -c \
+  'words=("$@"); n=$(($# - 6)); combination "${words[@]:n}" "${words[@]:0:n}"' _ "${TESTS[@]}" || exit 1

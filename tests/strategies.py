@@ -26,3 +26,11 @@ def cases(draw: st.DrawFn, op: Kernel | str, scales: tuple[float, ...] = (1.0,))
     seed = draw(st.integers(0, 2**32 - 1))
     lead = draw(st.sampled_from(LEADS))
     return draw_case(op, seed, lead, sizes(np.random.default_rng([seed, 2]), op), draw(st.sampled_from(scales)))
+
+
+def projected_out(case: Case) -> float:
+    """|x| / |v| for a vector v whose length does not matter, as in a reflection by v / |v|; 0 for other kernels. Terms
+    of this size times the cotangent cancel in the gradient of v, and their rounding stays."""
+    vectors = {"reflect_unit": ("v_D",), "hta_unit_linear": ("left_I", "right_O")}.get(case.op.name, ())
+    x = np.linalg.norm(next(iter(case.args.values())))
+    return max([0.0, *(float(x / np.linalg.norm(case.args[name])) for name in vectors)])

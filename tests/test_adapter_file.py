@@ -105,6 +105,7 @@ for path, name in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+@pytest.mark.slow
 def test_torch_models_come_back_bit_for_bit_in_a_fresh_process(tmp_path):
     """One process reads them all: a start with torch takes longer than the rest."""
     saved = [("tlora", dtype, compact) for dtype in ("float32", "float64", "bfloat16") for compact in (True, False)]
@@ -795,6 +796,7 @@ save_adapter(scramble(trained_net(), seed=9), sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_save_killed_half_way_leaves_the_old_file_whole(tmp_path, call):
     save_adapter(trained_net(), tmp_path / "a")

@@ -40,6 +40,8 @@ from tlora_ref.lab.jobs import audit
 from tlora_ref.lab.jobs.audit import DEEP, MATRICES, SETUPS, logs_table, results_table, summary
 from tlora_ref.paper import CLAIMS as CLAIMED
 
+pytestmark = pytest.mark.slow  # simulated audits, and one of 30 seeds
+
 PAGE = Path(tlora_ref.__file__).parent.parent / "tutorials" / "paper_and_audit.md"
 SEEDS = 30
 UP = [0.1, 0.2, 0.15, 0.12, 0.18, 0.11]
@@ -148,7 +150,7 @@ def measurements():
         return {kind: (pattern + 0.1 * rng.standard_normal((SEEDS, 4))).tolist() for kind in ("query", "value")}
 
     return {
-        "seeds": SEEDS, "matrices": 8, "width": 32, "rank": 16, "equal_rank": 4,
+        "data": "rot90 digits", "seeds": SEEDS, "matrices": 8, "width": 32, "rank": 16, "equal_rank": 4,
         "counts": {"tlora": 2_056, "lora": 8_192, "lora_equal": 2_048, "full": 35_114},
         "accuracy": {key: around(0.9) for key in (*SETUPS, "alpha_matched")},
         "distribution": {key: around(0.3) for key in ("skewness", "excess_kurtosis", "gaussian_share",
@@ -429,7 +431,7 @@ def test_the_job_end_to_end(tmp_path, capsys, monkeypatch):
     lines = finished.splitlines(keepends=True)
     store.write_text("".join(lines[:-1]))
     shared, plan = (audit.ByHand(), *bases(small)), audit.BRIEF
-    audit.experiment(shared, plan, 3, store)
+    audit.experiment(shared, plan, 3, [plan.epochs], store)
     assert [json.loads(line)["key"] for line in store.read_text().splitlines()] == [
         json.loads(line)["key"] for line in lines
     ]

@@ -11,8 +11,9 @@ from torch import nn
 from tlora_ref import AdapterConfig, InputError
 from tlora_ref.__main__ import main
 from tlora_ref.by_autograd.linear import TLoRALinear
-from tlora_ref.counts import trained
-from tlora_ref.lab.bench import check, encoder, gpu, layers, memory, timing
+from tlora_ref.by_hand.methods import METHODS
+from tlora_ref.counts import count, trained
+from tlora_ref.lab.bench import check, encoder, gpu, layers, memory, methods, timing
 from tlora_ref.lab.bench.candidates import CANDIDATES
 
 SMALL = (24, 32, 4)
@@ -269,6 +270,20 @@ def test_without_a_device_the_gpu_part_says_so(capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "CUDA" in error
+
+
+# --- every method ---------------------------------------------------------------------------------
+
+
+@pytest.mark.job
+def test_every_registered_method_is_measured_in_both_rooms(capsys, tmp_path):
+    assert main(["bench", "methods", "--quick", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "bench.json").read_text())["methods"]
+    assert [row["method"] for row in rows] == [method.label for method in METHODS.values()]
+    encoder_of, adapter = encoder.encoder_config(methods.WIDTH), AdapterConfig(rank=METHODS["tlora"].rank)
+    assert rows[0]["trained"] == count(encoder_of, adapter, ("head.W", "head.b")).trained
+    printed = capsys.readouterr().out
+    assert all(row["method"] in printed and f"{row['trained']:,}" in printed for row in rows)
 
 
 # --- the job -------------------------------------------------------------------------------------

@@ -210,6 +210,7 @@ def test_the_suite_passes_in_one_table(capsys):
     assert printed.rstrip().endswith(": ok")
 
 
+@pytest.mark.slow
 def test_the_suite_as_json_and_a_planted_bug(capsys, monkeypatch):
     """One worker, so that the planted bug is seen; few tasks, so that it is quick."""
     op = KERNELS["linear"]
@@ -273,6 +274,7 @@ def test_every_forward_has_a_second_way_and_they_agree():
     assert {f.subject for f in found if f.way == "bias"} >= {"linear", "frozen_linear", "tlora_linear", "dora_linear"}
 
 
+@pytest.mark.slow
 def test_a_forward_that_is_off_is_found_by_its_second_way(monkeypatch):
     tanh, lora = KERNELS["tanh"], KERNELS["lora_linear"]
 
@@ -360,6 +362,7 @@ def test_the_scenarios_are_what_they_are_called(op):
                               "Fortran order", "float32", "initial point"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_encoders_hide_only_what_is_flat():
     for method in (None, "tlora", "lora", "lorta"):
         for name, loss in encoder_scenarios(method):

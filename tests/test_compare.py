@@ -153,6 +153,7 @@ def coverage(distribution, n, simulations=6_000):
     return share, 3 * math.sqrt(0.95 * 0.05 / simulations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10, 30])
 @pytest.mark.parametrize("distribution", ["normal", "difference of skewed"])
 def test_an_interval_of_95_percent_holds_the_mean_in_95_percent_of_all_cases(n, distribution):
@@ -163,6 +164,7 @@ def test_an_interval_of_95_percent_holds_the_mean_in_95_percent_of_all_cases(n, 
         assert share < 0.95 + error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "held"), [(3, 0.883), (5, 0.883), (10, 0.901), (30, 0.927)])
 def test_of_skewed_values_it_holds_the_mean_less_often_and_the_docstring_says_how_often(n, held):
     share, _ = coverage("skewed", n)

@@ -60,6 +60,7 @@ def test_the_stub_is_not_implemented(exercise):
         assert graded(exercise, answer).startswith(f"{exercise.notebook} {exercise.name}: not implemented")
 
 
+@pytest.mark.slow
 @each_exercise
 def test_every_wrong_solution_gets_the_message_meant_for_it(exercise):
     for misconception in exercise.misconceptions:

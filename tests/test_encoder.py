@@ -155,9 +155,7 @@ def test_upper_layers_on_hidden_states_are_the_whole_model(kind, first):
                                   hidden_states(base, inputs, mask, types))  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=[] if m in ("tlora", "lora") else pytest.mark.slow) for m in METHODS]
-)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[] if m == "tlora" else pytest.mark.slow) for m in METHODS])
 def test_every_gradient_of_an_adapted_encoder(method):
     """Any places, layers and ranks, with dropout, and with other arrays trained beside the adapter or not."""
     places = METHODS[method].places

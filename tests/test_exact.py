@@ -88,6 +88,7 @@ def test_the_gradient_of_the_squared_loss_is_its_central_difference(op):
     equal()
 
 
+@pytest.mark.slow
 @every_exact_op
 def test_the_checkers_exact_oracle_allows_no_error(op):
     @settings(max_examples=8)

@@ -15,6 +15,8 @@ from tlora_ref.lab.glue import state
 from tlora_ref.lab.jobs import fuzz
 from tlora_ref.tensor_file import read_tensors
 
+pytestmark = pytest.mark.slow  # damaged files by the hundred
+
 
 def column(printed: str, row: str, name: str) -> int:
     lines = printed.splitlines()

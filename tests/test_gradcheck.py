@@ -67,6 +67,7 @@ def protocol(report):
 # --- right gradients pass ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", KERNELS.values(), ids=list(KERNELS))
 def test_every_kernel_passes_every_oracle_in_both_modes(op):
     args = dict(scenarios(op))["different sizes"].args
@@ -80,6 +81,7 @@ def test_every_kernel_passes_every_oracle_in_both_modes(op):
                 assert max(r.ratio for r in report.rows) < 0.1, (oracle, mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", KERNELS.values(), ids=list(KERNELS))
 def test_no_false_alarm_over_the_ranges_that_find_bugs(op):
     @settings(max_examples=15)

@@ -28,6 +28,8 @@ from tlora_ref.course.mutation import edits, score, stored
 from tlora_ref.course.watch import Watch
 from tlora_ref.gradcheck import check as gradcheck
 
+pytestmark = pytest.mark.slow  # every edit of every worked solution, and notebooks in processes of their own
+
 EXERCISES = [e for number in notebooks() for e in exercises(number).values()]
 PATHS = solved()
 GRADED = [path for path in PATHS if number(path) in notebooks()]

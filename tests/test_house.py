@@ -13,15 +13,23 @@ PACKAGE = Path(__file__).parents[1] / "tlora_ref"
 
 FLOORS = (
     ("shapes",),
-    ("draws", "methods", "files", "targets", "tensor_file", "tables", "terminal"),
+    ("draws", "factors", "methods", "files", "targets", "tensor_file", "tables", "terminal"),
     ("by_hand.fast",),
     ("by_hand.ops",),
     ("by_hand.methods",),
     ("by_hand.kernels", "config"),
     ("known", "model", "paper"),
     ("room",),
-    ("init", "counts", "training", "merging"),
-    ("by_hand.encoder", "by_hand.optimizers", "by_hand.pretrained", "adapter_file"),
+    ("init", "counts", "growth", "chains", "training", "merging"),
+    ("allocate",),
+    (
+        "by_hand.encoder",
+        "by_hand.gradient_factors",
+        "by_hand.lora_rite",
+        "by_hand.optimizers",
+        "by_hand.pretrained",
+        "adapter_file",
+    ),
     ("by_hand.adapter_io",),
     ("by_hand",),
     ("by_autograd",),
@@ -265,3 +273,6 @@ def test_the_jobs_know_a_new_method_unasked(toy):
     compared = python(toy, "compare", "--methods", "lora,toy", "--quick", "--out", str(toy / "out"))
     assert compared.returncode == 0, compared.stderr[-2000:]
     assert "toy" in compared.stdout
+    timed = python(toy, "bench", "methods", "--quick", "--out", str(toy / "bench"))
+    assert timed.returncode == 0, timed.stderr[-2000:]
+    assert "Toy" in timed.stdout

@@ -105,6 +105,7 @@ STARTS = {
     },
     "lora": LORA,
     "lora_fa": LORA,
+    "lora_gated": LORA | {"logit": np.zeros(())},
     "dora": LORA,
     "dora_full": LORA,
     "vera": {"lambda_d": np.full(R, 0.1), "lambda_b": np.zeros(O)},

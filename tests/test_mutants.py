@@ -255,6 +255,7 @@ def test_what_common_checkers_miss():
         assert score(CHECKERS[name], hidden, "initial").killed == (), name
 
 
+@pytest.mark.slow
 def test_a_loss_that_falls_proves_little():
     assert len(score(scorers.loss_falls, filter(cheap, BUGS), "generic").missed) > len(BUGS) // 2
 
@@ -276,6 +277,7 @@ def assert_no_alarm(data, examples):
     run()
 
 
+@pytest.mark.slow
 def test_no_alarm_in_clean_examples():
     assert_no_alarm((1e-3, 1.0, 10.0), 150)
 
@@ -285,6 +287,7 @@ def test_no_alarm_in_two_thousand_clean_examples():
     assert_no_alarm((1e-3, 1.0, 10.0), 2000)
 
 
+@pytest.mark.slow
 def test_clean_configurations_are_accepted():
     found = list(clean(60))
     assert len(found) == 60
@@ -307,6 +310,7 @@ def few_checkers(monkeypatch):
     return job
 
 
+@pytest.mark.slow
 def test_the_job_prints_a_table(few_checkers, capsys):
     assert main(["mutants"]) == 0
     printed = capsys.readouterr().out
@@ -318,6 +322,7 @@ def test_the_job_prints_a_table(few_checkers, capsys):
     assert max(map(len, printed.splitlines())) <= 120
 
 
+@pytest.mark.slow
 def test_the_job_prints_json(few_checkers, capsys):
     assert main(["mutants", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

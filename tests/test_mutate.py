@@ -12,6 +12,8 @@ from tlora_ref.by_hand.methods import METHODS, lora_fa
 from tlora_ref.verification import mutate
 from tlora_ref.verification.edits import edits, plant
 
+pytestmark = pytest.mark.slow  # edits of whole files, tests run in processes of their own
+
 SOURCE = '''
 def helper(a):
     return -a

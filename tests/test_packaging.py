@@ -35,6 +35,7 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_sdist_is_the_repository(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -51,6 +52,7 @@ def test_the_wheel_is_the_package_with_its_notebooks(built):
     assert names == files("tlora_ref") | {f"tlora_ref/course/{path}" for path in pages}
 
 
+@pytest.mark.slow
 def test_the_course_is_written_from_the_wheel_alone(built, tmp_path):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
         archive.extractall(tmp_path / "site")

@@ -50,6 +50,7 @@ def without_rounding(lines):
     return [re.sub(r"\d\.\de[-+]\d\d", "#", line.rstrip()) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), BLOCKS, ids=[f"{page.stem}-{m.start()}" for page, m in BLOCKS])
 def test_a_python_block_prints_what_the_page_says(page, block, tmp_path):
     """What stands under the block, or behind each print; and nothing is left in the folder, so it can run again."""

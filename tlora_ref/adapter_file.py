@@ -4,7 +4,8 @@ Format      a tensor file (tensor_file.py) of the kind "tlora_ref", with
                 version    of this format
                 adapter    the AdapterConfig: method, rank, targets, layers, dropout, init, seed, ...
                 compact    are the frozen arrays (A and C of TLoRA) left out, to be drawn again from the seed? Never
-                           for a method that takes them from W0 (LoRA-XS, EDoRA, SODA): those files are always full
+                           where they come from W0 or from a gradient (LoRA-XS, EDoRA, SODA, and TLoRA's init
+                           weight_svd and gradient, which ``adapter`` names): those files are always full
                 conv1d     does the torch model keep its weights (in, out)?
                 matrices   by name: the shape (I, O) and dtype of the base matrix, its fingerprint, and the
                            fingerprint of each frozen array
@@ -103,8 +104,8 @@ def write_adapter(adapter: Adapter, path: str | Path, compact: bool = True) -> N
     Raises InputError for a number that is not finite, or if ``compact`` and a frozen array is not what the seed draws.
     """
     marks = {name: fingerprint(adapter.arrays[name]) for name in _frozen(adapter.config, adapter.matrices)}
-    # a factor that follows from W0 and not from the seed cannot be left out: the file is read without a base, too
-    compact = compact and METHODS[adapter.config.method].from_seed
+    # a factor that does not follow from the seed cannot be left out: the file is read without a base, too
+    compact = compact and adapter.config.from_seed
     if compact:
         for name, drawn in _redraw(adapter.config, adapter.matrices, adapter.arrays).items():
             if fingerprint(drawn) != marks[name]:
@@ -179,8 +180,10 @@ def _decode(content: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> St
     for name in ("compact", "conv1d"):
         _check(isinstance(content[name], bool), name, content[name], "true or false")
     compact, names = content["compact"], content["also"]
-    if compact and not method.from_seed:
-        raise InputError(f"lacks the frozen arrays of {config.method}, which no seed draws")
+    if compact and not config.from_seed:
+        raise InputError(
+            f"lacks the frozen arrays of {config.method}, which no seed draws: they are from {config.origin}"
+        )
     matrices = {name: _matrix(name, entry, config) for name, entry in content["matrices"].items()}
     if not matrices:
         raise InputError("adapts no matrix")

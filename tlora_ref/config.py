@@ -17,16 +17,29 @@ from .by_hand.methods import METHODS
 from .methods import Site
 from .shapes import InputError
 
-INITS = ("released", "fan_in")
-"""Rules for TLoRA's frozen random factors; by_hand/methods/tlora.py has the formulas."""
+INITS = ("released", "fan_in", "orthonormal", "weight_svd", "gradient")
+"""Rules for TLoRA's frozen factors; by_hand/methods/tlora.py has the formulas."""
 
-OPTIMIZERS = ("adamw", "stiefel")
+NOT_FROM_SEED = {"weight_svd": "W0", "gradient": "the gradient of a loss"}
+"""The rules whose factors no seed draws again, and what they follow from."""
+
+OPTIMIZERS = ("adamw", "stiefel", "lora_rite")
 """The optimizers by name; each room has them in its optimizers.py."""
 
+GROWTHS = ("linear", "exponential")
+"""The schedules by which the rank of an adapter grows while it trains, by name; training.BETWEEN has them."""
 
-def _require(holds: bool, name: str, given: object, expected: str) -> None:
+CHAINS = ("cola", "rac", "rac_a", "asymm", "asymm_a", "xgblora")
+"""The chains of adapters that are trained one after the other, each folded into the weights, by name; chains.py says
+what each of them does."""
+
+ALLOCATIONS = ("gelora", "diffora")
+"""The rules that choose ranks or matrices from data, by name; allocate.py has them."""
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise InputError(f"{name} is {given!r}, expected {expected}")
+        raise InputError(f"{name} is {value!r}, expected {expected}")
 
 
 def _whole(value: object) -> TypeGuard[int]:
@@ -68,9 +81,9 @@ class EncoderConfig:
         _positive(width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
         _positive(time=self.time, classes=self.classes)
         _require(self.width % self.heads == 0, "heads", self.heads, f"a divisor of width = {self.width}")
-        given = [n for n in ("features", "vocab") if getattr(self, n) is not None]
-        _require(len(given) == 1, "features, vocab", (self.features, self.vocab), "exactly one of the two")
-        _positive(**{given[0]: getattr(self, given[0])})
+        kinds = [n for n in ("features", "vocab") if getattr(self, n) is not None]
+        _require(len(kinds) == 1, "features, vocab", (self.features, self.vocab), "exactly one of the two")
+        _positive(**{kinds[0]: getattr(self, kinds[0])})
         _require(self.pool in ("mean", "first"), "pool", self.pool, "'mean' or 'first'")
         _require(self.eps > 0, "eps", self.eps, "a positive number")
         _require(_whole(self.types) and self.types >= 0, "types", self.types, "a whole number, at least 0")
@@ -111,10 +124,15 @@ class AdapterConfig:
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
     ranks: tuple[tuple[str, int], ...] = ()
     heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 where nothing says
+    allocation: str | None = None  # the rule that is to choose the ranks from data; None: they are chosen
+    block: int = 1  # by how much a rank of TriAdaptLoRA grows at once; its triangles are made of blocks of that width
 
     def __post_init__(self) -> None:
         _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
-        _positive(rank=self.rank)
+        _positive(rank=self.rank, block=self.block)
+        _require(
+            self.block == 1 or bool(METHODS[self.method].core), "block", self.block, f"1: {self.method} has no blocks"
+        )
         pairs = self.ranks.items() if isinstance(self.ranks, Mapping) else self.ranks
         object.__setattr__(self, "ranks", tuple(sorted((name, R) for name, R in pairs)))
         for name, R in self.ranks:
@@ -155,9 +173,23 @@ class AdapterConfig:
             _positive(heads=self.heads)
             _require(METHODS[self.method].per_head, "heads", self.heads, f"None: {self.method} has no heads")
 
+        if self.allocation is not None:
+            known = self.allocation in ALLOCATIONS
+            _require(known, "allocation", self.allocation, f"None or one of {', '.join(ALLOCATIONS)}")
+            _require(
+                self.method == "lora", "allocation", self.allocation, f"None for {self.method}: it is made for lora"
+            )
+            _require(not self.ranks, "ranks", dict(self.ranks), f"none: {self.allocation} chooses them")
+            _require(
+                self.allocation != "gelora" or self.lora_alpha is None,
+                "lora_alpha",
+                self.lora_alpha,
+                "None: with gelora, lora_alpha / rank is the same at every rank",
+            )
+
     def site(self, name: str, I: int, O: int) -> Site:
         """Where the adapter sits on a matrix of that full name, I wide in and O wide out."""
-        return Site(name, I, O, self.rank_of(name), self.heads or 1)
+        return Site(name, I, O, self.rank_of(name), self.heads or 1, self.block)
 
     def rank_of(self, matrix: str) -> int:
         """The rank on a matrix, by its full name; 0 where it gets no adapter."""
@@ -171,6 +203,16 @@ class AdapterConfig:
     def scale_at(self, rank: int) -> float:
         """The same constant at another rank."""
         return 1.0 if self.lora_alpha is None else self.lora_alpha / rank
+
+    @property
+    def from_seed(self) -> bool:
+        """Do the frozen arrays follow from the seed alone? If not, an adapter file has to hold them."""
+        return METHODS[self.method].from_seed and self.init not in NOT_FROM_SEED
+
+    @property
+    def origin(self) -> str:
+        """What the frozen arrays follow from, in words."""
+        return "the seed" if self.from_seed else NOT_FROM_SEED.get(self.init, "W0")
 
 
 @dataclass(frozen=True)
@@ -192,9 +234,14 @@ class TrainConfig:
     clip: float | None = None  # largest norm of all gradients together
     seed: int = 0  # of the batches and of the dropout masks
     optimizer: str | None = None  # None: the one of the adapter's method, AdamW for most
+    growth: str | None = None  # the schedule by which the adapter's rank grows; None: it does not
+    grow_to: int = 8  # the mean rank at which it stops
+    grow_every: int = 10  # steps from one growth to the next
+    chain: str | None = None  # the chain that the adapter is the first link of; None: it stays the only one
+    links: int | None = None  # of the chain; None: as many as it has by itself
 
     def __post_init__(self) -> None:
-        _positive(epochs=self.epochs, batch_size=self.batch_size)
+        _positive(epochs=self.epochs, batch_size=self.batch_size, grow_to=self.grow_to, grow_every=self.grow_every)
         _require(isfinite(self.lr) and self.lr >= 0, "lr", self.lr, "a finite number, at least 0")
         _require(
             isfinite(self.weight_decay) and self.weight_decay >= 0,
@@ -214,3 +261,62 @@ class TrainConfig:
             self.optimizer,
             f"None or one of {', '.join(OPTIMIZERS)}",
         )
+        for name, known in (("growth", GROWTHS), ("chain", CHAINS)):
+            given = getattr(self, name)
+            _require(given is None or given in known, name, given, f"None or one of {', '.join(known)}")
+        _require(
+            self.growth is None or self.chain is None, "growth, chain", (self.growth, self.chain), "one of the two"
+        )
+        if self.links is not None:
+            _positive(links=self.links)
+            _require(self.chain is not None, "links", self.links, "None: there is no chain")
+            one = self.chain in ("asymm", "asymm_a")
+            _require(not one or self.links == 1, "links", self.links, f"None or 1: {self.chain} has one link")
+
+    def decay_of(self, name: str) -> float:
+        """The weight decay of an array, by its full name."""
+        return 0.0 if name.rpartition(".")[2] in self.no_decay else self.weight_decay
+
+
+def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
+    """Raise InputError unless the adapter can be trained in this way: the one place that knows what does not go
+    together. Everything that trains asks it before it starts."""
+    method = None if adapter is None else METHODS[adapter.method]
+    name = "a model without an adapter" if method is None else method.name
+    if config.optimizer == "adamw" and method is not None and method.orthogonal:
+        arrays = ", ".join(method.orthogonal)
+        raise InputError(f"optimizer is 'adamw', expected 'stiefel': {name} needs {arrays} to stay orthogonal")
+    if config.optimizer == "lora_rite":
+        if method is None or not method.product:
+            pairs = ", ".join(other.name for other in METHODS.values() if other.product)
+            raise InputError(
+                f"optimizer is 'lora_rite', expected another for {name}: it moves the two factors of a product, which "
+                f"{pairs} have"
+            )
+        if config.clip is not None:
+            raise InputError(
+                f"clip is {config.clip:g}, expected None for lora_rite: the norm of dA and dB depends on how the "
+                "product A B is split into A and B"
+            )
+    if config.growth is not None:
+        if adapter is None or method is None or not method.core:
+            growing = ", ".join(other.name for other in METHODS.values() if other.core)
+            raise InputError(f"growth is {config.growth!r}, expected None for {name}: only the rank of {growing} grows")
+        if config.grow_to <= adapter.rank:
+            raise InputError(f"grow_to is {config.grow_to}, expected more than the rank {adapter.rank} it grows from")
+    if config.chain is not None:
+        if method is None:
+            raise InputError(f"chain is {config.chain!r}, expected None for {name}")
+        if not method.mergeable:
+            raise InputError(
+                f"chain is {config.chain!r}, expected None for {name}: a link is folded into the weights at its end, "
+                "and this cannot be merged"
+            )
+        if config.chain not in ("cola", "xgblora") and name != "lora":
+            raise InputError(
+                f"chain is {config.chain!r}, expected cola or xgblora for {name}: the others train a factor of LoRA"
+            )
+        if config.chain == "xgblora" and method.shared:
+            raise InputError(
+                f"chain is 'xgblora', expected another for {name}: it trains some layers at a time, and all share this"
+            )

@@ -49,7 +49,7 @@ class Counts:
     trained: int
     frozen_random: int  # A and C: in memory, but drawn again from the seed when only the file is at hand
     optimizer: int  # AdamW's two moments of every trained number
-    from_seed: bool = True  # do the frozen numbers follow from the seed? LoRA-XS and EDoRA have theirs from W0
+    from_seed: bool = True  # do the frozen numbers follow from the seed? LoRA-XS has its from W0, TLoRA may
 
     @property
     def stored(self) -> int:
@@ -153,12 +153,12 @@ def encoder_size(config: EncoderConfig) -> int:
 def count(config: EncoderConfig, adapter: AdapterConfig | None, train_also: Iterable[str] = ()) -> Counts:
     """Counts from the configurations alone; no array is made. ``train_also`` names further trained arrays."""
     shapes = encoder_shapes(config)
-    also = sum(_size(shapes[name]) for name in set(train_also))
+    beside = sum(_size(shapes[name]) for name in set(train_also))
     if adapter is None:
-        return Counts(base=encoder_size(config), trained=also, frozen_random=0, optimizer=2 * also)
+        return Counts(base=encoder_size(config), trained=beside, frozen_random=0, optimizer=2 * beside)
     method, where = METHODS[adapter.method], sites(config, adapter)
-    n, random = also + method.size(where, method.trained), method.size(where, method.frozen)
-    return Counts(encoder_size(config), n, random, optimizer=2 * n, from_seed=method.from_seed)
+    n, random = beside + method.size(where, method.trained), method.size(where, method.frozen)
+    return Counts(encoder_size(config), n, random, optimizer=2 * n, from_seed=adapter.from_seed)
 
 
 def held(model: Model) -> Counts:
@@ -166,5 +166,5 @@ def held(model: Model) -> Counts:
     base = set(encoder_shapes(model.config))
     n = sum(model.params[name].size for name in model.trained)
     random = sum(a.size for name, a in model.params.items() if name not in base and name not in model.trained)
-    from_seed = model.adapter is None or METHODS[model.adapter.method].from_seed
+    from_seed = model.adapter is None or model.adapter.from_seed
     return Counts(sum(model.params[name].size for name in base), n, random, 2 * n, from_seed)

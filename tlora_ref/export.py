@@ -63,13 +63,13 @@ def lora_tensors(adapter: Adapter) -> dict[str, np.ndarray]:
     if not method.additive:
         reason = "it rescales the columns of W0, so " if method.rescales else ""
         raise InputError(f"{config.method} is no LoRA: {reason}its W' - W0 is not a matrix of rank r")
-    constants = {name: getattr(config, name) for name in method.constants}
     for name, matrix in adapter.matrices.items():
         arrays = {arg.base: adapter.arrays[method.full_name(name, arg.base)] for arg in method.arrays}
-        given = method.arguments(arrays, config.site(name, *matrix.shape))
+        site = config.site(name, *matrix.shape)
+        given = method.arguments(arrays, site) | dict.fromkeys(method.constants, config.scale_at(site.R))
         dtype = given["A_IR"].dtype
-        exact = {argument: array.astype(np.float64) for argument, array in given.items()} | constants
-        O, R = matrix.shape[1], config.rank
+        exact = {key: a.astype(np.float64) if isinstance(a, np.ndarray) else a for key, a in given.items()}
+        O, R = site.O, site.R
         # dW = A (...) is linear in A: what stands behind A is dW with the identity for A
         down_IR, up_RO = exact["A_IR"], method.delta_w(np.zeros((R, O)), **exact | {"A_IR": np.eye(R)})
         for local, factor in (("lora_A", down_IR), ("lora_B", up_RO)):
@@ -81,6 +81,7 @@ def peft_config(adapter: Adapter) -> dict[str, Any]:
     """A stock LoraConfig. target_modules is a regular expression of full names: PEFT takes the names of a list
     as suffixes, which could match a module that was not adapted."""
     names = "|".join(re.escape(name) for name in adapter.matrices)
+    others = {re.escape(name): R for name, R in adapter.config.ranks if R not in (0, adapter.config.rank)}
     return {
         "peft_type": "LORA",
         "task_type": None,
@@ -88,6 +89,8 @@ def peft_config(adapter: Adapter) -> dict[str, Any]:
         "inference_mode": True,
         "r": adapter.config.rank,
         "lora_alpha": adapter.config.rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,

@@ -203,8 +203,8 @@ def _remove_abandoned(place: Path) -> None:
         return
     prefix = _prefix(place)
     with os.scandir(place.parent) as entries:
-        found = [entry.path for entry in entries if entry.name.startswith(prefix)]
-    for name in found:
+        paths = [entry.path for entry in entries if entry.name.startswith(prefix)]
+    for name in paths:
         # what is not ours to open or to remove stays
         with suppress(OSError):
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

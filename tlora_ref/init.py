@@ -14,6 +14,7 @@ from math import sqrt
 import numpy as np
 
 from .by_hand.methods import METHODS
+from .by_hand.methods.tlora import tlora_start
 from .config import AdapterConfig, EncoderConfig
 from .draws import normal
 from .methods import SHARED, Site
@@ -46,11 +47,17 @@ def init_encoder(config: EncoderConfig, seed: int = 0, dtype: type = np.float32)
     return Model(config, params, trained=frozenset(params))
 
 
-def attach(model: Model, adapter: AdapterConfig, train_also: Collection[str] = ()) -> Model:
+def attach(
+    model: Model,
+    adapter: AdapterConfig,
+    train_also: Collection[str] = (),
+    factors: Mapping[str, tuple[Array, Array]] | None = None,
+) -> Model:
     """The model with a fresh adapter beside the chosen matrices; only the adapter's trained arrays and
     ``train_also`` (names of the model's arrays) train from here on. The given model is left as it is.
 
-    Raises InputError for an unknown target or layer, a rank above min(I, O), a second adapter.
+    ``factors``: A and C by matrix for init "gradient", from by_hand.gradient_factors. Raises InputError for an unknown
+    target or layer, a rank above min(I, O), a second adapter, factors that are missing or that no rule asks for.
     """
     if model.adapter is not None:
         raise InputError(
@@ -59,11 +66,13 @@ def attach(model: Model, adapter: AdapterConfig, train_also: Collection[str] = (
         )
     adapter = with_heads(model.config, adapter)
     where, draw = sites(model.config, adapter), METHODS[adapter.method].draw
+    check_factors(where, adapter, factors)
     arrays = {f"{SHARED}.{base}": array for base, array in shared_arrays(where, adapter).items()}
     for site in where:
         # a block has no weight beneath it
         W0_IO = model.params.get(f"{site.name}.W", np.broadcast_to(0.0, (site.I, site.O)))
-        arrays |= {f"{site.name}.{base}": array for base, array in draw(site, W0_IO, adapter).items()}
+        of_site = tlora_start(*factors[site.name]) if factors is not None else draw(site, W0_IO, adapter)
+        arrays |= {f"{site.name}.{base}": array for base, array in of_site.items()}
     dtype = model.params["head.W"].dtype
     arrays = {name: array.astype(dtype) for name, array in arrays.items()}
     unknown = sorted(set(train_also) - set(model.params))
@@ -75,6 +84,22 @@ def attach(model: Model, adapter: AdapterConfig, train_also: Collection[str] = (
         trained=trained_names(model.config, adapter) | frozenset(train_also),
         adapter=adapter,
     )
+
+
+def check_factors(
+    where: Sequence[Site], adapter: AdapterConfig, factors: Mapping[str, tuple[Array, Array]] | None
+) -> None:
+    """Raise InputError unless there is a pair A, C for every matrix just if the rule is "gradient"."""
+    if factors is None:
+        return  # whether there should be some, the draw knows
+    if adapter.init != "gradient":
+        raise InputError(f"factors are given and init is {adapter.init!r}, expected 'gradient'")
+    for site in where:
+        given = tuple(array.shape for array in factors.get(site.name, ()))
+        if given != ((site.I, site.R), (site.R, site.O)):
+            raise InputError(
+                f"the factors of {site.name} have shapes {given}, expected {((site.I, site.R), (site.R, site.O))}"
+            )
 
 
 def detach(model: Model) -> Model:

@@ -18,7 +18,7 @@ signature of its forward.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -45,20 +45,30 @@ SHARED = "shared"
 
 
 class Site(NamedTuple):
-    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, the rank there, and the
-    heads of its layer's attention, which only few methods ask for. A block of the encoder has I = O = D."""
+    """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, the rank there, and what
+    only few methods ask for, the heads of its layer's attention and the width of a block of the rank. A block of the
+    encoder has I = O = D."""
 
     name: str
     I: int
     O: int
     R: int
     heads: int = 1
+    block: int = 1
 
     @property
     def sizes(self) -> dict[str, int]:
         """The size of every letter that an adapter's arrays may have here."""
         own = {"I": self.I, "O": self.O, "R": self.R, "S": self.R, "D": self.O}
         return own | tied(own)
+
+
+def factor_pairs(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of the full names of trained arrays: the modules that have both an A and a B, and the names of all others."""
+    every = list(names)
+    modules = [name.removesuffix(".A") for name in every if name.endswith(".A") and f"{name[:-1]}B" in every]
+    paired = {f"{module}.{base}" for module in modules for base in "AB"}
+    return modules, [name for name in every if name not in paired]
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ class Method:
                  a shared one the corner that this matrix needs
     scatter      (gradients of the kernel by base, arrays by base, site) -> gradients of the arrays by base, the
                  transpose of ``view``; goes with it
+    importance   (arrays by base, site) -> what a matrix's rank grows by (growth.py); goes with ``core``
     """
 
     name: str
@@ -160,9 +171,12 @@ class Method:
     constants_of: Callable[..., Arrays] | None = None
     view: Callable[[Arrays, Site], Arrays] | None = None
     scatter: Callable[[Arrays, Arrays, Site], Arrays] | None = None
+    importance: Callable[[Arrays, Site], float] | None = None
+    core: tuple[str, ...] = ()  # bases of what stands between A and B, where the rank can grow: see growth.py
     letters: Mapping[str, str] = field(default_factory=dict)  # of arrays that are no argument of the kernel
     sizes_of: Callable[[Site], dict[str, int]] | None = None  # of letters beyond those that every Site has a size for
     orthogonal: tuple[str, ...] = ()  # bases of trained arrays that start orthogonal and are to stay so
+    product: bool = False  # are A and B trained, and is all that they do a function of their product A B?
     optimizer: str = "adamw"  # what its paper trains it with
     from_seed: bool = True  # do the frozen arrays follow from the seed alone, and not from W0?
     additive: bool = True  # does dW have rank R at most, with A as its left factor? Then it can be exported as a LoRA
@@ -225,14 +239,14 @@ class Method:
 
     def shapes(self, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
         """The shape of every array by its full name; a shared one is as large as the largest matrix needs."""
-        found = {}
+        shape_of = {}
         for site in sites:
             for arg in self.arrays:
                 if arg.base not in self.shared:
-                    found[f"{site.name}.{arg.base}"] = tuple(self.sizes(site)[letter] for letter in arg.letters)
+                    shape_of[f"{site.name}.{arg.base}"] = tuple(self.sizes(site)[letter] for letter in arg.letters)
         if self.shared and sites:
-            found |= self.shared_shapes(sites)
-        return found
+            shape_of |= self.shared_shapes(sites)
+        return shape_of
 
     def shared_shapes(self, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
         """The shapes of what all matrices share, by full name."""
@@ -260,14 +274,14 @@ class Method:
         """The gradients of the arrays by base, from those of the kernel by base."""
         if self.scatter is not None:
             return self.scatter(grads, arrays, site)
-        found = {}
+        grads_of_kernel = {}
         for base, gradient in grads.items():
             if base in self.shared and gradient.shape != arrays[base].shape:
                 whole = np.zeros(arrays[base].shape, dtype=gradient.dtype)
                 whole[self._corner(self.array(base), site)] = gradient
                 gradient = whole
-            found[base] = gradient
-        return found
+            grads_of_kernel[base] = gradient
+        return grads_of_kernel
 
     def _corner(self, arg: Arg, site: Site) -> tuple[slice, ...]:
         return tuple(slice(self.sizes(site)[letter]) for letter in arg.letters)

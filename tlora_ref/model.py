@@ -143,8 +143,12 @@ def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
     """Where an adapter sits in an encoder: every matrix with its width in and out and its rank, which is not 0.
 
     Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O), a matrix in
-    ``ranks`` that the adapter does not reach, or if no matrix is left.
+    ``ranks`` that the adapter does not reach, if no matrix is left, or if the ranks are still to be chosen.
     """
+    if adapter.allocation is not None:
+        raise InputError(
+            f"the ranks are not chosen yet: allocate.allocate makes them by {adapter.allocation} from a model and data"
+        )
     adapter, places = with_heads(config, adapter), METHODS[adapter.method].places
     unknown = [t for t in adapter.targets if t not in places]
     if unknown:
@@ -156,15 +160,15 @@ def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
     stray = [name for name, _ in adapter.ranks if name not in reached]
     if stray:
         raise InputError(f"ranks names {stray[0]!r}, expected some of the adapted {', '.join(reached)}")
-    found = [adapter.site(name, I, O) for name, (I, O) in reached.items() if adapter.rank_of(name) > 0]
-    for site in found:
+    adapted = [adapter.site(name, I, O) for name, (I, O) in reached.items() if adapter.rank_of(name) > 0]
+    for site in adapted:
         if min(site.I, site.O) < site.R:
             raise InputError(
                 f"rank {site.R} is larger than min(I, O) = {min(site.I, site.O)} of {site.name}, {(site.I, site.O)}"
             )
-    if not found:
+    if not adapted:
         raise InputError("the rank of every matrix is 0, expected at least one matrix with an adapter")
-    return tuple(found)
+    return tuple(adapted)
 
 
 def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[str]:
@@ -198,8 +202,8 @@ def upper_layers(model: Model, first: int) -> Model:
         raise InputError(f"the model has a {model.adapter.method} adapter; take its upper layers before attaching")
     check_layer(model.config, first)
     config = replace(model.config, first=first)
-    held = encoder_shapes(config)
-    return Model(config, {name: model.params[name] for name in held}, model.trained & held.keys())
+    shapes = encoder_shapes(config)
+    return Model(config, {name: model.params[name] for name in shapes}, model.trained & shapes.keys())
 
 
 def padded_positions(ids_NT: Any, pad_id: int) -> Any:

@@ -33,6 +33,7 @@ LETTERS = {
     "X": "first of the three factors of an input width: I = X * Y * Z",
     "Y": "second of them",
     "Z": "third of them",
+    "Q": "numbers of a triangle of blocks, on and below the block diagonal of an R x R matrix",
 }
 
 TIES = {"I": "X * Y * Z", "M": "min(I, O)", "D": "H * K"}
@@ -58,14 +59,14 @@ def split_name(name: str) -> tuple[str, str]:
 
 def tied(sizes: Mapping[str, int]) -> dict[str, int]:
     """The sizes of the letters that follow from others: I from X, Y and Z, M from I and O, D from H and K."""
-    found = {}
+    tied_sizes = {}
     if "X" in sizes and "Y" in sizes and "Z" in sizes:
-        found["I"] = sizes["X"] * sizes["Y"] * sizes["Z"]
+        tied_sizes["I"] = sizes["X"] * sizes["Y"] * sizes["Z"]
     if "I" in sizes and "O" in sizes:
-        found["M"] = min(found.get("I", sizes["I"]), sizes["O"])
+        tied_sizes["M"] = min(tied_sizes.get("I", sizes["I"]), sizes["O"])
     if "H" in sizes and "K" in sizes:
-        found["D"] = sizes["H"] * sizes["K"]
-    return found
+        tied_sizes["D"] = sizes["H"] * sizes["K"]
+    return tied_sizes
 
 
 def bind(op: str, **arrays: Any) -> dict[str, Any]:
@@ -135,8 +136,8 @@ def shaped(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Result:
-        given = [*zip(names, args, strict=False), *kwargs.items()]
-        _bind(op, tuple((name, tuple(getattr(a, "shape", ()))) for name, a in given if a is not None))
+        arguments = [*zip(names, args, strict=False), *kwargs.items()]
+        _bind(op, tuple((name, tuple(getattr(a, "shape", ()))) for name, a in arguments if a is not None))
         return function(*args, **kwargs)
 
     checked.__dict__["shaped"] = True

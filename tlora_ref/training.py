@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .config import TrainConfig
+from .chains import chained
+from .config import CHAINS, GROWTHS, TrainConfig, check_together
+from .growth import Growth
 from .model import Model, check_inputs
 from .room import Room
 from .shapes import InputError, ShapeError, check_ids
@@ -94,7 +96,7 @@ def check_data(
 
 
 def check_trainable(model: Model, config: TrainConfig) -> None:
-    """Raise InputError unless the model has something to train and ``config`` speaks of it."""
+    """Raise InputError unless the model has something to train, ``config`` speaks of it, and the two go together."""
     if model.merged:
         raise InputError("the adapter is merged; unmerge it before training")
     if not model.trained:
@@ -102,6 +104,7 @@ def check_trainable(model: Model, config: TrainConfig) -> None:
     unknown = sorted(set(config.no_decay) - {name.rpartition(".")[2] for name in model.trained})
     if unknown:
         raise InputError(f"no_decay names {unknown[0]!r}, which no trained array is called")
+    check_together(model.adapter, config)
 
 
 def check_finite(
@@ -157,16 +160,36 @@ class History:
 
 @dataclass
 class Run:
-    """A run as ``between`` sees it: the model after ``step`` of ``steps`` steps, and the history so far."""
+    """A run as ``between`` sees it: the model after ``step`` of ``steps`` steps, and the history so far. Setting
+    ``forget`` makes the optimizer start afresh with the model that is returned."""
 
     model: Model
     step: int
     steps: int
     history: History
+    forget: bool = False
 
 
 Between = Callable[[Run], Model | None]
-"""Called after every step; the model that it returns is trained from there on. None: it stays as it is."""
+"""Called after every step; the model that it returns is trained from there on. None: it stays as it is. Its arrays may
+be NumPy's, which the room takes over."""
+
+BETWEEN: dict[str, Callable[[Room, Model, TrainConfig], Between]] = {
+    **dict.fromkeys(GROWTHS, lambda room, model, config: Growth(room, config)),
+    **dict.fromkeys(CHAINS, chained),
+}
+"""What happens between the steps, for every name that ``TrainConfig.growth`` and ``TrainConfig.chain`` may have: from
+the room, the model at the start and the configuration."""
+
+
+def chosen_between(room: Room, model: Model, config: TrainConfig, given: Between | None) -> Between | None:
+    """``given``, or what the configuration names. Raises InputError for both at once."""
+    name = config.growth or config.chain
+    if name is None:
+        return given
+    if given is not None:
+        raise InputError(f"the configuration names {name!r} and between is given as well, expected one of the two")
+    return BETWEEN[name](room, model, config)
 
 
 def train(
@@ -190,7 +213,7 @@ def train(
     mask_NT     (N, T), True where a token is real; types_NT: token types (N, T)
     validation  (inputs, labels) and if need be mask and types, to evaluate after every epoch
     progress    called with (steps done, all steps)
-    between     called with the Run after every step; see Between
+    between     called with the Run after every step; see Between. What ``config`` names is made here
     after       the history of an earlier run that this one goes on from: it sees the batches of the epochs that follow,
                 in place of the same ones again
 
@@ -198,14 +221,18 @@ def train(
     """
     check_data(model, inputs, labels_N, mask_NT, types_NT)
     check_trainable(model, config)
+    between = chosen_between(room, model, config, between)
     done = 0 if after is None else after.epochs
     per_epoch = steps_per_epoch(len(labels_N), config)
     steps = per_epoch * config.epochs
     dropout_rng = dropout_stream(config, done)
     optimizer = room.OPTIMIZERS[config.optimizer or (model.method.optimizer if model.adapter else "adamw")]
-    model = room.own(model)
+    model, history = room.own(model), History(epochs=done)
+    if config.chain is not None and between is not None:
+        # the first link of a chain begins as every other does
+        model = room.own(between(Run(model, 0, steps, history)) or model, like=model)
     params = _trained(model)
-    state, history = optimizer.init(params, config), History(epochs=done)
+    state = optimizer.init(params, config)
     history.record(model, evaluate(room, model, *validation) if validation else None)
     for step, chosen in enumerate(batches(len(labels_N), config, done)):
         keep = dropout_masks(model, dropout_rng, (len(chosen), inputs.shape[1]))
@@ -218,10 +245,11 @@ def train(
         params = optimizer.step(params, grads, state, lr, config)
         model = model.with_params(params)
         history.loss.append(float(loss))
-        changed = between(Run(model, step + 1, steps, history)) if between is not None else None
+        run = Run(model, step + 1, steps, history)
+        changed = between(run) if between is not None else None
         if changed is not None:
-            model = room.own(changed)
-            before, params = params, _trained(model)
+            model = room.own(changed, like=model)
+            before, params = {} if run.forget else params, _trained(model)
             state = optimizer.carry(state, before, params, config)
         if (step + 1) % per_epoch == 0:
             history.epochs += 1
@@ -263,3 +291,23 @@ def evaluate(
         total += loss * len(labels_N[chosen])
         right += int((logits_NV.argmax(axis=-1) == labels_N[chosen]).sum())
     return total / len(labels_N), right / len(labels_N)
+
+
+def predict(
+    room: Room,
+    model: Model,
+    inputs: Array,
+    mask_NT: Array | None = None,
+    types_NT: Array | None = None,
+    *,
+    batch_size: int = 256,
+) -> Array:
+    """The likeliest class of every example (N,), without dropout."""
+    any_N, found = np.zeros(len(inputs), dtype=int), []
+    check_data(model, inputs, any_N, mask_NT, types_NT)
+    for start in range(0, len(inputs), batch_size):
+        chosen = slice(start, start + batch_size)
+        mask, types = (None if a is None else a[chosen] for a in (mask_NT, types_NT))
+        _, logits_NV = room.loss_and_logits(model, inputs[chosen], any_N[chosen], mask, types)
+        found += logits_NV.argmax(axis=-1).tolist()
+    return np.array(found)

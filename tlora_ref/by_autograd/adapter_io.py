@@ -40,9 +40,9 @@ from .linear import AdaptedLinear, adapter_dtype, check_method, is_conv1d, is_li
 def save_adapter(model: nn.Module | Model, path: str | Path, compact: bool = True) -> None:
     """Write the adapter of a model, merged or not.
 
-    compact: leave out the frozen arrays that the seed draws again; those that a method takes from W0 (LoRA-XS,
-    EDoRA) are stored all the same. What is trained beside the adapter is stored too. Raises InputError if there
-    is no adapter, or if ``compact`` and an array is not what the seed draws.
+    compact: leave out the frozen arrays that the seed draws again; those from W0 or a gradient (LoRA-XS, TLoRA's
+    init "gradient") are stored all the same. What is trained beside the adapter is stored too. Raises InputError if
+    there is no adapter, or if ``compact`` and an array is not what the seed draws.
     """
     write_adapter(adapter_of(model), path, compact)
 

@@ -259,6 +259,11 @@ def delta_w(model: Model, name: str) -> Tensor:
     return delta(model.merged.get(name, model.params[f"{name}.W"]), **adapter_arguments(model, name))
 
 
-def own(model: Model) -> Model:
-    """The model with copies of the tensors that train, which torch's optimizers change in place."""
+def own(model: Model, like: Model | None = None) -> Model:
+    """The model with copies of the tensors that train, which torch's optimizers change in place. NumPy arrays in it
+    become tensors as those of ``like`` are."""
+    if like is not None:
+        beside = like.params["head.W"]
+        arrays = {name: to_tensor(p, beside) for name, p in model.params.items() if isinstance(p, np.ndarray)}
+        model = model.with_params(arrays)
     return leaves(model.with_params({name: model.params[name].detach().clone() for name in model.trained}))

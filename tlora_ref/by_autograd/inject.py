@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from ..counts import Counts, trained
 from ..methods import SHARED
 from ..shapes import InputError
 from ..targets import Pattern, select, spell
+from .gradient_factors import Loss, gradient_arrays
 from .linear import AdaptedLinear, SharedArrays, TLoRALinear, check_base, check_method, is_linear, weight_IO
 
 
@@ -62,7 +64,9 @@ class Report:
         alone = trained(config.method, self.matrices, config.rank, config.heads or 1)
         ratio = "" if config.method == "lora" else f"LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many"
         frozen = [arg.base for arg in method.arrays if arg not in method.trained_args]
-        origin = ", drawn again from the seed" if method.from_seed else ", from W0 and therefore stored as well"
+        origin = f", from {config.origin} and therefore stored as well"
+        if config.from_seed:
+            origin = ", drawn again from the seed"
         lines = [
             f"{label} of rank {config.rank} on {len(self.matrices)} matrices, "
             f"{constants}dropout {config.dropout:g}, {start}seed {config.seed}"
@@ -75,7 +79,7 @@ class Report:
             ("trained", c.trained, f"{100 * c.trained / c.base:.4f} % of the base"),
             (f"of them {label}", alone, ratio),
             (
-                "frozen random" if method.from_seed else "frozen",
+                "frozen random" if config.from_seed else "frozen",
                 c.frozen_random,
                 " and ".join(frozen) + origin if frozen else "",
             ),
@@ -99,16 +103,20 @@ def inject(
     method: str = "tlora",
     lora_alpha: float | None = None,
     heads: int | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Loss | None = None,
 ) -> Report:
     """Put TLoRA, or another method, on every module whose name matches a target; freeze all else but ``train_also``.
     In place.
 
     targets     patterns for modules, as in targets.py: suffixes of names, or compiled regular expressions
-    init        how TLoRA's frozen factors are drawn; every other method starts in one way
+    init        how TLoRA's frozen factors are made (config.INITS); every other method starts in one way
     train_also  patterns for modules or parameters that stay trained, such as "classifier"
     method      a name in by_hand.METHODS that sits on linear layers
     lora_alpha  of a method with a constant scale, which is lora_alpha / rank; None: scale 1
     heads       of the model's attention, for LoRTA; None: what the model's own config says, and 1 if it says nothing
+    batches     for init "gradient": the examples whose gradient gives the factors, and ``loss``, (model, batch) -> a
+                scalar; without one, model(**batch).loss
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
     match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
@@ -123,13 +131,16 @@ def inject(
     check_method(method)
     if lora_alpha is not None and "scale" not in METHODS[method].constants:
         raise InputError(f"lora_alpha is {lora_alpha}, expected None: {method} has no constant scale")
+    if (batches is not None) != (init == "gradient"):
+        raise InputError(f"init is {init!r}, and batches are {'not ' * (batches is None)}given: the two go together")
     if is_adapted(model):
         raise InputError("the model already has adapters; remove(model) takes them out")
     modules = named_modules(model)
     linears = [name for name, module in modules.items() if is_linear(module)]
     names = select("target", config.targets, modules, near=linears)
     also = trained_parameters(model, modules, _patterns("train_also", train_also))
-    return place(model, names, config, also)
+    arrays = None if batches is None else gradient_arrays(model, names, config, batches, loss)
+    return place(model, names, config, also, arrays)
 
 
 def place(
@@ -184,7 +195,7 @@ def report(model: nn.Module) -> Report:
         matrices={layer.name: tuple(weight_IO(layer.base).shape) for layer in layers},
         also=tuple(trained_beside(model)),
         counts=held(model),
-        stored_bytes=trained_bytes + (0 if METHODS[config.method].from_seed else _bytes(_frozen(layers))),
+        stored_bytes=trained_bytes + (0 if config.from_seed else _bytes(_frozen(layers))),
         optimizer_bytes=2 * trained_bytes,
     )
 
@@ -195,7 +206,7 @@ def held(model: nn.Module) -> Counts:
     own = _own(layers)
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     base = sum(p.numel() for p in model.parameters() if id(p) not in own)
-    from_seed = all(METHODS[layer.adapter.method].from_seed for layer in layers)
+    from_seed = all(layer.adapter.from_seed for layer in layers)
     return Counts(base, n, sum(t.numel() for t in _frozen(layers)), 2 * n, from_seed)
 
 

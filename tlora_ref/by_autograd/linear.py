@@ -328,7 +328,7 @@ def check_base(name: str, base: nn.Module, adapter: AdapterConfig, parent: nn.Mo
         raise InputError(f"rank {adapter.rank} is larger than min(I, O) = {min(I, O)} of {name}, {(I, O)}")
     if W0_IO.is_meta:
         return
-    if not method.from_seed and not W0_IO.isfinite().all():
+    if adapter.origin == "W0" and not W0_IO.isfinite().all():
         raise InputError(
             f"{name} has entries that are not finite, and {adapter.method} starts from its singular vectors"
         )

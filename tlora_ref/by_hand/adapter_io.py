@@ -31,9 +31,9 @@ from ..tensor_file import array_dtype
 def save_adapter(model: Model, path: str | Path, compact: bool = True) -> None:
     """Write the adapter of a model, merged or not.
 
-    compact: leave out the frozen arrays that the seed draws again; those that a method takes from W0 (LoRA-XS,
-    EDoRA) are stored all the same. What is trained beside the adapter is stored too. Raises InputError if there
-    is no adapter, or if ``compact`` and an array is not what the seed draws.
+    compact: leave out the frozen arrays that the seed draws again; those from W0 or a gradient (LoRA-XS, TLoRA's
+    init "gradient") are stored all the same. What is trained beside the adapter is stored too. Raises InputError if
+    there is no adapter, or if ``compact`` and an array is not what the seed draws.
     """
     write_adapter(adapter_of(model), path, compact)
 
@@ -93,8 +93,8 @@ def with_adapter(model: Model, adapter: Adapter) -> Model:
 
 def base_matrices(model: Model) -> dict[str, np.ndarray]:
     """W0 (I, O) of every matrix, also when W' is in its place."""
-    held = {name[: -len(".W")]: array for name, array in model.params.items() if name.endswith(".W")}
-    return held | dict(model.merged)
+    weights = {name[: -len(".W")]: array for name, array in model.params.items() if name.endswith(".W")}
+    return weights | dict(model.merged)
 
 
 def _check_kind(model: Model) -> None:

@@ -241,10 +241,10 @@ def _check_names(stored: Mapping[str, str], names: Mapping[str, str], drawn: set
     missing = [name for name in read if name not in stored]
     known = {*read, *head}
     surplus = [name for name in sorted(stored) if name not in known and not re.fullmatch("|".join(LEFT_OUT), name)]
-    for word, found in (("is missing", missing), ("is not expected", surplus)):
-        if found:
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise InputError(f"tensor {found[0]}{more} {word} in model.safetensors")
+    for word, words in (("is missing", missing), ("is not expected", surplus)):
+        if words:
+            more = f" (and {len(words) - 1} more)" if len(words) > 1 else ""
+            raise InputError(f"tensor {words[0]}{more} {word} in model.safetensors")
 
 
 def _tensor(file: Any, stored: str, name: str, shape: tuple[int, ...]) -> Array:
@@ -252,9 +252,9 @@ def _tensor(file: Any, stored: str, name: str, shape: tuple[int, ...]) -> Array:
     module, _, local = name.rpartition(".")
     transposed = local == "W" and module not in EMBEDDINGS
     part = file.get_slice(stored)
-    given, expected = tuple(part.get_shape()), shape[::-1] if transposed else shape
-    if given != expected:
-        raise InputError(f"tensor {stored} has shape {given}, expected {expected} by config.json")
+    read, expected = tuple(part.get_shape()), shape[::-1] if transposed else shape
+    if read != expected:
+        raise InputError(f"tensor {stored} has shape {read}, expected {expected} by config.json")
     if part.get_dtype() not in ("F16", "F32", "F64"):
         raise InputError(f"tensor {stored} is stored as {part.get_dtype()}, expected F16, F32 or F64")
     array = file.get_tensor(stored)

@@ -21,43 +21,43 @@ class NotIt(Exception):
     """What came back cannot be compared; the message says why."""
 
 
-def read(found: Any, like: Sequence[Any], keys: Sequence[str] = ()) -> list[Any]:
+def read(returned: Any, like: Sequence[Any], keys: Sequence[str] = ()) -> list[Any]:
     """What came back as a list of arrays, one for each of ``like``, or of its ``keys`` where those are asked for.
 
     The shapes are as they are; see ``misfit``. Raises NotIt with a sentence for what cannot be read, and
     NotImplementedError for ``...``.
     """
-    if found is None:
+    if returned is None:
         raise NotIt(MISSING)
-    if found is ...:
+    if returned is ...:
         raise NotImplementedError
     if keys:
-        return _of_keys(found, keys)
-    if isinstance(found, Mapping):
+        return _of_keys(returned, keys)
+    if isinstance(returned, Mapping):
         raise NotIt(f"It returned a dictionary, expected {_asked(like)}.")
     if len(like) == 1:
-        return [numbers(found)]
-    several = isinstance(found, (tuple, list)) or (isinstance(found, np.ndarray) and found.ndim > 0)
-    if not several or len(found) != len(like):
-        raise NotIt(f"It returned {kind(found)}, expected {_asked(like)}.")
-    return [numbers(item) for item in found]
+        return [numbers(returned)]
+    several = isinstance(returned, (tuple, list)) or (isinstance(returned, np.ndarray) and returned.ndim > 0)
+    if not several or len(returned) != len(like):
+        raise NotIt(f"It returned {kind(returned)}, expected {_asked(like)}.")
+    return [numbers(item) for item in returned]
 
 
-def _of_keys(found: Any, keys: Sequence[str]) -> list[Any]:
+def _of_keys(returned: Any, keys: Sequence[str]) -> list[Any]:
     wanted = _quoted(keys)
-    if not isinstance(found, Mapping):
-        raise NotIt(f"It returned {kind(found)}, expected a dictionary with the keys {wanted}.")
-    if set(found) != set(keys):
-        raise NotIt(f"The keys of your dictionary are {_quoted(found) or 'none at all'}, expected {wanted}.")
-    missing = [key for key in keys if found[key] is None]
+    if not isinstance(returned, Mapping):
+        raise NotIt(f"It returned {kind(returned)}, expected a dictionary with the keys {wanted}.")
+    if set(returned) != set(keys):
+        raise NotIt(f"The keys of your dictionary are {_quoted(returned) or 'none at all'}, expected {wanted}.")
+    missing = [key for key in keys if returned[key] is None]
     if missing:
         raise NotIt(f"Under {_quoted(missing)} your dictionary holds None, expected a gradient.")
-    return [numbers(found[key]) for key in keys]
+    return [numbers(returned[key]) for key in keys]
 
 
-def misfit(found: Sequence[Any], like: Sequence[Any], keys: Sequence[str] = ()) -> str:
+def misfit(arrays: Sequence[Any], like: Sequence[Any], keys: Sequence[str] = ()) -> str:
     """Which array has another shape than the one it is held against, "" if none has."""
-    for i, (array, right) in enumerate(zip(found, like, strict=True)):
+    for i, (array, right) in enumerate(zip(arrays, like, strict=True)):
         if array.shape != np.shape(right):
             what = f"d{keys[i]}" if keys else "The result" if len(like) == 1 else f"Number {i + 1} of the result"
             return f"{what} has shape {array.shape}, expected {np.shape(right)}."

@@ -106,7 +106,7 @@ class Exercise(ABC):
 
     @property
     @abstractmethod
-    def held(self) -> str:
+    def stood_up_to(self) -> str:
         """What a right answer has stood up to."""
 
     def verdict(self, answer: Any, marks: bool = False) -> Verdict:
@@ -162,28 +162,28 @@ class Traced(Exercise):
         """The names of the points."""
 
     @abstractmethod
-    def wrong(self, answer: Watch, found: Trace) -> str:
+    def wrong(self, answer: Watch, outcome: Trace) -> str:
         """What is wrong with the numbers, where all of them can be compared; "" if nothing is."""
 
-    def manners(self, answer: Watch, found: Trace) -> str:
+    def manners(self, answer: Watch, outcome: Trace) -> str:
         """What else is asked of an answer with the right numbers."""
         if answer.changed:
             return IN_PLACE
         again = self.trace(answer)
-        return "" if all(same(a.arrays, b.arrays) for a, b in zip(found, again, strict=True)) else NOT_TWICE
+        return "" if all(same(a.arrays, b.arrays) for a, b in zip(outcome, again, strict=True)) else NOT_TWICE
 
     def trace_of(self, misconception: Misconception) -> Trace:
         """What an answer with this mistake does."""
         return self.trace(Watch(misconception.planted))
 
     def judge(self, answer: Watch) -> str:
-        found = self.trace(answer)
-        problem = self.problem(found)
-        seen = problem or self.wrong(answer, found)
+        outcome = self.trace(answer)
+        problem = self.problem(outcome)
+        seen = problem or self.wrong(answer, outcome)
         if not seen:
-            return self.manners(answer, found)
+            return self.manners(answer, outcome)
         for i, misconception in enumerate(self.misconceptions):
-            if _alike(found, _remembered(self, i, lambda m=misconception: self.trace_of(m))):
+            if _alike(outcome, _remembered(self, i, lambda m=misconception: self.trace_of(m))):
                 return misconception.says
         if problem:
             return problem
@@ -191,22 +191,22 @@ class Traced(Exercise):
             return f"{MANNERS}. {IN_PLACE}" if seen.startswith(MANNERS) else f"{seen} {IN_PLACE}"
         if seen.startswith(MANNERS):
             return seen
-        shape = _shape_of(found, _remembered(self, -1, lambda: self.trace(Watch(self.reference))), self.labels)
+        shape = _shape_of(outcome, _remembered(self, -1, lambda: self.trace(Watch(self.reference))), self.labels)
         return f"{seen} {shape or UNCLEAR}"
 
-    def problem(self, found: Trace) -> str:
+    def problem(self, outcome: Trace) -> str:
         """The first point at which there is nothing to compare, and why."""
-        for label, seen in zip(self.labels, found, strict=True):
+        for label, seen in zip(self.labels, outcome, strict=True):
             if seen.problem:
                 return f"At the point '{label}': {seen.problem}"
         return ""
 
 
-def _read(found: Any, like: Sequence[Any], keys: Sequence[str] = ()) -> Seen:
-    if isinstance(found, Stopped):
-        return Seen(None, f"it stopped with {found.says}")
+def _read(returned: Any, like: Sequence[Any], keys: Sequence[str] = ()) -> Seen:
+    if isinstance(returned, Stopped):
+        return Seen(None, f"it stopped with {returned.says}")
     try:
-        arrays = read(found, like, keys)
+        arrays = read(returned, like, keys)
     except NotIt as error:
         return Seen(None, str(error))
     problem = misfit(arrays, like, keys)
@@ -231,7 +231,7 @@ class Values(Traced):
     watched: Callable[[Watch], str] | None = None
 
     @property
-    def held(self) -> str:
+    def stood_up_to(self) -> str:
         return f"the same numbers as ours at {_listed(self.labels)}"
 
     @property
@@ -240,8 +240,8 @@ class Values(Traced):
 
     def right(self) -> list[list[Any]]:
         """What the reference gives at every point."""
-        found = [self.reference(*arguments) for _, arguments in self.points()]
-        return [list(f) if isinstance(f, (tuple, list)) else [f] for f in found]
+        outputs = [self.reference(*arguments) for _, arguments in self.points()]
+        return [list(f) if isinstance(f, (tuple, list)) else [f] for f in outputs]
 
     def trace(self, answer: Watch) -> Trace:
         return [
@@ -249,16 +249,16 @@ class Values(Traced):
             for (_, arguments), like in zip(self.points(), self.right(), strict=True)
         ]
 
-    def wrong(self, answer: Watch, found: Trace) -> str:
-        for label, seen, right in zip(self.labels, found, self.right(), strict=True):
+    def wrong(self, answer: Watch, outcome: Trace) -> str:
+        for label, seen, right in zip(self.labels, outcome, self.right(), strict=True):
             if not _close(seen.arrays or [], right, 0.0 if self.whole else self.rtol):
                 return f"At the point '{label}' the numbers are others than ours."
         return ""
 
-    def manners(self, answer: Watch, found: Trace) -> str:
-        if self.whole and not all(whole(array) for seen in found for array in seen.arrays or []):
+    def manners(self, answer: Watch, outcome: Trace) -> str:
+        if self.whole and not all(whole(array) for seen in outcome for array in seen.arrays or []):
             return NO_WHOLE_NUMBER
-        return super().manners(answer, found) or (self.watched(answer) if self.watched else "")
+        return super().manners(answer, outcome) or (self.watched(answer) if self.watched else "")
 
 
 LAYER_POINTS = ("different sizes", "square", "rank 1", "one row", "Fortran order", "initial point")
@@ -289,7 +289,7 @@ class Gradient(Traced):
     frugal: bool = False
 
     @property
-    def held(self) -> str:
+    def stood_up_to(self) -> str:
         least = " and builds nothing of the size of dy" if self.frugal else ""
         return f"held against the complex step with random cotangents at {_listed(self.labels)}{least}"
 
@@ -325,43 +325,43 @@ class Gradient(Traced):
         if not misconception.mutant:
             return super().trace_of(misconception)
         fwd, bwd = mutant(misconception.mutant).pair()
-        found = []
+        outcome = []
         for _, case in self.cases:
             grads = Watch(lambda c=case: bwd(c.cotangent(), fwd(**c.args)[1]))()
             ours = grads if isinstance(grads, Stopped) else {key: grads[key] for key in self.keys}
-            found.append(_read(ours, self._like(case), self.keys))
-        return found
+            outcome.append(_read(ours, self._like(case), self.keys))
+        return outcome
 
-    def wrong(self, answer: Watch, found: Trace) -> str:
+    def wrong(self, answer: Watch, outcome: Trace) -> str:
         return next((_observation(label, report) for label, report in self.reports(answer) if not report.ok), "")
 
     def reports(self, answer: Watch) -> Iterator[tuple[str, Report]]:
         """What the checker of gradients finds at every point."""
 
         def vjp(dout: Any, inputs: Mapping[str, Any]) -> Any:
-            found = answer(*self.arguments(dout, inputs))
-            if isinstance(found, Stopped):
-                raise RuntimeError(found.says)
-            return found if self.asked_keys else {self.keys[0]: found}
+            returned = answer(*self.arguments(dout, inputs))
+            if isinstance(returned, Stopped):
+                raise RuntimeError(returned.says)
+            return returned if self.asked_keys else {self.keys[0]: returned}
 
         for seed, (label, case) in enumerate(self.cases):
-            given = {name: value for name, value in case.args.items() if value is not None}
-            fixed = {name: None for name in case.args if name not in given}
+            arrays = {name: value for name, value in case.args.items() if value is not None}
+            fixed = {name: None for name in case.args if name not in arrays}
             wrt = [key for key in self.keys if case.differentiable.get(key) is not None]
             yield (
                 label,
                 check_gradient(
                     KERNELS[self.op].fwd,
                     lambda dout, **inputs: vjp(dout, inputs),
-                    {**given, **fixed},
+                    {**arrays, **fixed},
                     wrt=wrt,
                     seed=seed,
                     points=("given",),
                 ),
             )
 
-    def manners(self, answer: Watch, found: Trace) -> str:
-        return super().manners(answer, found) or (self._allocates(answer) if self.frugal else "")
+    def manners(self, answer: Watch, outcome: Trace) -> str:
+        return super().manners(answer, outcome) or (self._allocates(answer) if self.frugal else "")
 
     def _allocates(self, answer: Watch) -> str:
         """TOO_LARGE if the answer builds anything like as large as dy."""
@@ -371,10 +371,10 @@ class Gradient(Traced):
         before = tracemalloc.is_tracing()
         tracemalloc.start()
         tracemalloc.reset_peak()
-        held = tracemalloc.get_traced_memory()[0]
+        at_start = tracemalloc.get_traced_memory()[0]
         try:
             answer.answer(*arguments)  # not through the watch, which copies
-            peak = tracemalloc.get_traced_memory()[1] - held
+            peak = tracemalloc.get_traced_memory()[1] - at_start
         finally:
             if not before:
                 tracemalloc.stop()
@@ -393,14 +393,14 @@ def _observation(label: str, report: Report) -> str:
 
 @cache
 def _cases(op: str, at: tuple[str, ...], optional: bool) -> tuple[tuple[str, Case], ...]:
-    found = [(label, case) for label, case in scenarios(KERNELS[op]) if label in at]
+    cases = [(label, case) for label, case in scenarios(KERNELS[op]) if label in at]
     if not optional:
         nothing = {arg.name: None for arg in KERNELS[op].args if arg.optional}
-        found = [(label, replace(case, args={**case.args, **nothing})) for label, case in found]
+        cases = [(label, replace(case, args={**case.args, **nothing})) for label, case in cases]
     if any(arg.base == "alpha" for arg in KERNELS[op].args):
-        case = found[0][1]
-        found.append(("alpha < 0", replace(case, args={**case.args, "alpha": np.array(-0.6)})))
-    return tuple(found)
+        case = cases[0][1]
+        cases.append(("alpha < 0", replace(case, args={**case.args, "alpha": np.array(-0.6)})))
+    return tuple(cases)
 
 
 # --- answers of any other kind --------------------------------------------------------------------
@@ -415,21 +415,21 @@ class Judged(Exercise):
     writes: str = IN_PLACE
 
     @property
-    def held(self) -> str:
+    def stood_up_to(self) -> str:
         return self.passes
 
     def judge(self, answer: Watch) -> str:
         def asked(*arguments: Any) -> Any:
-            found = answer(*arguments)
-            if isinstance(found, Stopped):
-                raise NotIt(f"It stopped with {found.says}")
-            if found is None:
+            returned = answer(*arguments)
+            if isinstance(returned, Stopped):
+                raise NotIt(f"It stopped with {returned.says}")
+            if returned is None:
                 raise NotIt(MISSING)
-            if found is ...:
+            if returned is ...:
                 raise NotImplementedError
             if answer.changed:
                 raise NotIt(self.writes)
-            return found
+            return returned
 
         try:
             return self.rule(asked)
@@ -461,8 +461,8 @@ def chosen(notebook: str, names: Collection[str]) -> dict[str, Exercise]:
     known = exercises(notebook)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        given = f"has no exercise {unknown[0]!r}" if unknown else "needs an answer, as in NAME=my_function"
-        raise InputError(f"notebook {notebook} {given}; its exercises are {', '.join(known)}")
+        problem = f"has no exercise {unknown[0]!r}" if unknown else "needs an answer, as in NAME=my_function"
+        raise InputError(f"notebook {notebook} {problem}; its exercises are {', '.join(known)}")
     return {name: known[name] for name in names}
 
 
@@ -484,13 +484,9 @@ def grade(notebook: str, answers: Mapping[str, Any], marks: bool) -> None:
         if verdict.says:
             failed.append(f"{notebook} {name}: {verdict.says}{verdict.remark}")
         else:
-            held = f"{exercise.held[0].upper()}{exercise.held[1:]}"
-            done = (
-                ""
-                if marks
-                else "".join(f"\n{says}" for do in after_right if (says := do(notebook, name, answers[name])))
-            )
-            print(wrapped(f"{notebook} {name}: right. {held}.{verdict.remark}{done}"))
+            sentence = f"{exercise.stood_up_to[0].upper()}{exercise.stood_up_to[1:]}"
+            done = [] if marks else [do(notebook, name, answers[name]) for do in after_right]
+            print(wrapped("\n".join(filter(None, [f"{notebook} {name}: right. {sentence}.{verdict.remark}", *done]))))
     if failed:
         raise ExerciseError("\n".join(failed))
 
@@ -508,30 +504,30 @@ def _remembered(exercise: Exercise, index: int, make: Callable[[], Trace]) -> Tr
     return _PLANTED[key]
 
 
-def _close(found: Sequence[Any], right: Sequence[Any], rtol: float) -> bool:
+def _close(values: Sequence[Any], right: Sequence[Any], rtol: float) -> bool:
     """Arrays of the same shapes and, to ``rtol`` of the largest number, of the same values."""
-    if [np.shape(a) for a in found] != [np.shape(a) for a in right]:
+    if [np.shape(a) for a in values] != [np.shape(a) for a in right]:
         return False
-    for a, b in zip(found, right, strict=True):
+    for a, b in zip(values, right, strict=True):
         size = float(np.max(np.abs(b), initial=0.0))
         if not np.all(np.abs(np.subtract(a, b, dtype=float)) <= rtol * size):
             return False
     return True
 
 
-def _alike(found: Trace, other: Trace) -> bool:
+def _alike(outcome: Trace, other: Trace) -> bool:
     """The same at every point: numbers at the same ones, if any, and the same numbers there."""
-    return any(seen.arrays is not None for seen in found) and all(
+    return any(seen.arrays is not None for seen in outcome) and all(
         a.arrays is None and b.arrays is None
         if a.arrays is None or b.arrays is None
         else _close(a.arrays, b.arrays, 1e-7)
-        for a, b in zip(found, other, strict=True)
+        for a, b in zip(outcome, other, strict=True)
     )
 
 
-def _shape_of(found: Trace, right: Trace, labels: Sequence[str]) -> str:
+def _shape_of(outcome: Trace, right: Trace, labels: Sequence[str]) -> str:
     """How the numbers are related to the right ones, where that can be said; "" where it cannot."""
-    pairs = [(s.arrays or [], r.arrays or []) for s, r in zip(found, right, strict=True)]
+    pairs = [(s.arrays or [], r.arrays or []) for s, r in zip(outcome, right, strict=True)]
     fits = [_close(a, b, 1e-7) for a, b in pairs]
     if all(fits):
         return "They are ours to seven digits, and no further: which of your steps loses the others?"
@@ -546,9 +542,9 @@ def _shape_of(found: Trace, right: Trace, labels: Sequence[str]) -> str:
     return ""
 
 
-def _factor(found: Sequence[Any], right: Sequence[Any]) -> float | None:
+def _factor(values: Sequence[Any], right: Sequence[Any]) -> float | None:
     """The one number by which ``right`` becomes ``found``; None where there is none."""
-    a, b = (np.concatenate([np.ravel(x).astype(float) for x in side]) for side in (found, right))
+    a, b = (np.concatenate([np.ravel(x).astype(float) for x in side]) for side in (values, right))
     if not b.any():
         return None
     factor = float(a @ b / (b @ b))

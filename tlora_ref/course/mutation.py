@@ -58,7 +58,7 @@ def edits(notebook: str, name: str) -> list[Edit]:
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef)
     function.body = function.body[1:]  # without its docstring
-    found, seen = [], {ast.dump(tree)}
+    made, seen = [], {ast.dump(tree)}
     for says, edited in _trees(tree):
         key = ast.dump(edited)
         if key in seen:
@@ -70,8 +70,8 @@ def edits(notebook: str, name: str) -> list[Edit]:
             exec(compile(ast.fix_missing_locations(edited), f"<{says}>", "exec"), space)
         except SyntaxError:  # a return without its loop, say: no edit that anybody could make
             continue
-        found.append(Edit(says, space[name], wrote, TOUCH in says))
-    return found
+        made.append(Edit(says, space[name], wrote, TOUCH in says))
+    return made
 
 
 def _write(value: Any) -> str:
@@ -306,15 +306,15 @@ def stored() -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Show one exercise, or store the figures of all."""
     if arguments:
-        found = score(exercises(arguments[0])[arguments[1]])
-        print(f"refused {found.refused}, equivalent {found.equivalent}", *found.passed, sep="\n")
+        result = score(exercises(arguments[0])[arguments[1]])
+        print(f"refused {result.refused}, equivalent {result.equivalent}", *result.passed, sep="\n")
         return
     table = {}
     for number in notebooks():
         for exercise in exercises(number).values():
-            found = score(exercise)
-            table[f"{number} {exercise.name}"] = {"refused": found.refused, "equivalent": found.equivalent}
-            print(f"{number} {exercise.name}: refused {found.refused}", *found.passed, sep="\n")
+            result = score(exercise)
+            table[f"{number} {exercise.name}"] = {"refused": result.refused, "equivalent": result.equivalent}
+            print(f"{number} {exercise.name}: refused {result.refused}", *result.passed, sep="\n")
     STORED.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -22,8 +22,8 @@ PLACES = ("different sizes", "square", "rank 1", "one row", "two leading axes", 
 
 
 def _layers() -> list[tuple[str, tuple[Any, ...]]]:
-    found = [(label, case.args) for label, case in scenarios(KERNELS["tlora_linear"]) if label in PLACES]
-    return [(label, tuple(args[n] for n in args if n != "keep_NO")) for label, args in found]
+    cases = [(label, case.args) for label, case in scenarios(KERNELS["tlora_linear"]) if label in PLACES]
+    return [(label, tuple(args[n] for n in args if n != "keep_NO")) for label, args in cases]
 
 
 FORWARD = Values(
@@ -109,10 +109,10 @@ def _start(I: int, R: int, O: int, seed: int) -> tuple[Array, Array, Array, floa
 
 def _judge_start(answer: Any) -> str:
     for I, R, O, seed in SIZES:
-        found = answer(I, R, O, seed)
-        if not isinstance(found, (tuple, list)) or len(found) != 4:
+        returned = answer(I, R, O, seed)
+        if not isinstance(returned, (tuple, list)) or len(returned) != 4:
             return "Four things are asked for, in this order: A_IR, B_RR, C_RO, alpha."
-        A_IR, B_RR, C_RO, alpha = map(numbers, found)
+        A_IR, B_RR, C_RO, alpha = map(numbers, returned)
         try:
             bind("your start", A_IR=A_IR, B_RR=B_RR, C_RO=C_RO)
         except ShapeError as error:

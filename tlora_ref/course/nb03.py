@@ -78,10 +78,10 @@ def _goes_complex(answer: Watch) -> str:
         return np.exp(2 * x).sum()
 
     x = np.array([0.3, -1.2, 0.8])
-    found = np.asarray(answer(f, x.copy()))
+    gradient = np.asarray(answer(f, x.copy()))
     if not any(asked):
         return DIFFERENCES
-    return "" if np.allclose(found, 2 * np.exp(2 * x), rtol=1e-13, atol=0) else LARGE_STEP
+    return "" if np.allclose(gradient, 2 * np.exp(2 * x), rtol=1e-13, atol=0) else LARGE_STEP
 
 
 def _never_put_back(f: Any, x: Array, h: float) -> Array:
@@ -196,14 +196,14 @@ class _Case:
             return self.vjp(dout, cache)
 
         try:
-            found = checker(self.fn, vjp, copied(self.inputs), self.wrt, seed)
+            accepted = checker(self.fn, vjp, copied(self.inputs), self.wrt, seed)
         except NotIt:  # to stop is no rejection
             if self.missed == SHAPE:
                 raise NotIt(SHAPE) from None
             raise
-        if not isinstance(found, (bool, np.bool_)):
-            raise NotIt(f"It returned {kind(found)}, expected True or False.")
-        return bool(found)
+        if not isinstance(accepted, (bool, np.bool_)):
+            raise NotIt(f"It returned {kind(accepted)}, expected True or False.")
+        return bool(accepted)
 
 
 Change = Callable[[dict[str, Array]], dict[str, Array]]

@@ -89,11 +89,11 @@ def _judge_hidden(answer: Any) -> str:
         return EVERYTHING
     surplus, missing = named - _hidden(), _hidden() - named
     for name, message in (("tlora_dB", DB_SHOWS), ("tlora_dx", BASE_SHOWS), ("tlora_dalpha", WITHOUT_B)):
-        if any(found.startswith(name) for found in surplus):
+        if any(bug.startswith(name) for bug in surplus):
             return message
     for name, message in (("alpha", NO_ALPHA), ("tlora_dalpha", NO_DALPHA), ("tlora_dx", NO_DX)):
-        powers = {found for found in missing if mutant(found).family == "alpha"}
-        if powers if name == "alpha" else any(found.startswith(name) for found in missing):
+        powers = {bug for bug in missing if mutant(bug).family == "alpha"}
+        if powers if name == "alpha" else any(bug.startswith(name) for bug in missing):
             return message
     return ""
 
@@ -261,10 +261,10 @@ STILL_HIDDEN = "A bug of LayerNorm is still hidden from your cotangent. What do 
 
 def _judge_cotangent(answer: Any) -> str:
     def ask(shape: tuple[int, ...], seed: int) -> Array:
-        found = numbers(answer(shape, np.random.default_rng(seed)))
-        if found.shape != shape:
-            raise NotIt(COTANGENT_SHAPE.format(found=found.shape, shape=shape))
-        return found.astype(float)
+        drawn = numbers(answer(shape, np.random.default_rng(seed)))
+        if drawn.shape != shape:
+            raise NotIt(COTANGENT_SHAPE.format(found=drawn.shape, shape=shape))
+        return drawn.astype(float)
 
     scalars = [ask((), seed) for seed in range(8)]
     dy_ND = ask((5, 6), 0)
@@ -273,18 +273,18 @@ def _judge_cotangent(answer: Any) -> str:
         return message
     if any(scalar == 1 for scalar in scalars):
         return SCALAR_ONE
-    for shape, found in (((5, 6), dy_ND), ((), scalars[0]), ((7,), ask((7,), 0)), ((2, 3, 4), ask((2, 3, 4), 0))):
-        if not same(found, ask(shape, 0)):
+    for shape, drawn in (((5, 6), dy_ND), ((), scalars[0]), ((7,), ask((7,), 0)), ((2, 3, 4), ask((2, 3, 4), 0))):
+        if not same(drawn, ask(shape, 0)):
             return NOT_FROM_RNG
-        if same(found, ask(shape, 1)):
+        if same(drawn, ask(shape, 1)):
             return FIXED
-        if not found.all():
+        if not drawn.all():
             return SOME_ZEROS
-        if np.abs(found).max() < 1e-3 or np.abs(found).max() > 1e3:
+        if np.abs(drawn).max() < 1e-3 or np.abs(drawn).max() > 1e3:
             return TINY
-        if any(n > 1 and np.ptp(found, axis=axis).min() == 0 for axis, n in enumerate(shape)):
-            return BY_COLUMN if np.ptp(found, axis=-1).min() > 0 else BY_ROW
-        if len(np.unique(found)) < found.size / 2:
+        if any(n > 1 and np.ptp(drawn, axis=axis).min() == 0 for axis, n in enumerate(shape)):
+            return BY_COLUMN if np.ptp(drawn, axis=-1).min() > 0 else BY_ROW
+        if len(np.unique(drawn)) < drawn.size / 2:
             return FEW_VALUES
     return PRODUCT if np.linalg.matrix_rank(dy_ND) < 5 else ""
 
@@ -309,9 +309,9 @@ def _weak(dy_ND: Array) -> str:
 
 
 def _first_left_out(shape: tuple[int, ...], rng: Any) -> Array:
-    found = np.array(rng.standard_normal(shape))
-    found.reshape(-1)[: found.size > 1] = 0
-    return found
+    drawn = np.array(rng.standard_normal(shape))
+    drawn.reshape(-1)[: drawn.size > 1] = 0
+    return drawn
 
 
 COTANGENT = Judged(

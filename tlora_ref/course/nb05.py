@@ -116,24 +116,24 @@ def _needed(trains: Collection[str]) -> set[str]:
 
 
 def _judge_keep(answer: Any) -> str:
-    found = {}
+    kept_for = {}
     for trains in CHOICES:
         kept = answer(set(trains))
         if not isinstance(kept, (set, frozenset, list, tuple)) or not set(kept) <= set("xuv"):
             return NO_SET
-        found[trains] = set(kept)
-    if found[()]:
-        return FOR_W0 if found[()] == {"x"} else EVERYTHING
+        kept_for[trains] = set(kept)
+    if kept_for[()]:
+        return FOR_W0 if kept_for[()] == {"x"} else EVERYTHING
     for trains in CHOICES[1:4]:
-        if not _needed(trains) <= found[trains]:
+        if not _needed(trains) <= kept_for[trains]:
             return WHAT_IT_MAKES
-    if found["A",] != _needed("A"):
+    if kept_for["A",] != _needed("A"):
         return FOR_DU
-    if found["M",] != _needed("M"):
-        return X_FOR_M if "x" in found["M",] else V_FOR_M
-    if found["C",] != _needed("C"):
+    if kept_for["M",] != _needed("M"):
+        return X_FOR_M if "x" in kept_for["M",] else V_FOR_M
+    if kept_for["C",] != _needed("C"):
         return U_FOR_C
-    return ONE_FOR_ALL if any(found[trains] != _needed(trains) for trains in CHOICES) else ""
+    return ONE_FOR_ALL if any(kept_for[trains] != _needed(trains) for trains in CHOICES) else ""
 
 
 def _keep(**names: str) -> Callable[[Collection[str]], set[str]]:
@@ -278,9 +278,9 @@ def _judge_lean(answer: Any) -> str:
         return NO_GRADIENT
     dy = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).reshape(out.shape)
     wrt = (x, B, alpha)
-    found, expected = (torch.autograd.grad(y, wrt, dy, allow_unused=True) for y in (out, right))
+    gradients, expected = (torch.autograd.grad(y, wrt, dy, allow_unused=True) for y in (out, right))
     if not all(
-        a is not None and torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(found, expected, strict=True)
+        a is not None and torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(gradients, expected, strict=True)
     ):
         return LOST
     sizes = kept_by_torch(lambda: answer(*arguments), (A, B, C, alpha))

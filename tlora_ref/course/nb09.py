@@ -59,11 +59,11 @@ def _judge_forward(answer: Any) -> str:
     from ..by_autograd import tlora_linear
 
     for size in SIZES:
-        given = [tensor.requires_grad_() for tensor in _layer(size)]
-        y_NO = answer(*given)
+        arguments = [tensor.requires_grad_() for tensor in _layer(size)]
+        y_NO = answer(*arguments)
         if not isinstance(y_NO, torch.Tensor):
             return NO_TENSOR
-        right_NO = tlora_linear(*given)
+        right_NO = tlora_linear(*arguments)
         if y_NO.shape != right_NO.shape:
             return SHAPE.format(found=tuple(y_NO.shape), shape=tuple(right_NO.shape))
         if not _same(y_NO.detach(), right_NO.detach()):
@@ -71,17 +71,19 @@ def _judge_forward(answer: Any) -> str:
         if not y_NO.requires_grad:
             return NO_GRAPH
         dy_NO = torch.randn(right_NO.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        found = torch.autograd.grad(y_NO, given, dy_NO, allow_unused=True)
-        right = torch.autograd.grad(right_NO, given, dy_NO, allow_unused=True)
-        for name, gradient in zip(("W0", "b", "A", "C"), (found[1], found[2], found[3], found[5]), strict=True):
+        gradients = torch.autograd.grad(y_NO, arguments, dy_NO, allow_unused=True)
+        right = torch.autograd.grad(right_NO, arguments, dy_NO, allow_unused=True)
+        for name, gradient in zip(
+            ("W0", "b", "A", "C"), (gradients[1], gradients[2], gradients[3], gradients[5]), strict=True
+        ):
             if gradient is not None:
                 return FROZEN_TRAINED.format(name=name)
         for at, message in ((4, NO_B), (6, NO_ALPHA)):
-            if found[at] is None or not _same(found[at], right[at]):
+            if gradients[at] is None or not _same(gradients[at], right[at]):
                 return message
-        if found[0] is None or not _same(found[0], right[0]):
-            base_NI = dy_NO @ given[1].detach().T
-            return NO_X if found[0] is not None and _same(found[0], base_NI) else NO_X_BASE
+        if gradients[0] is None or not _same(gradients[0], right[0]):
+            base_NI = dy_NO @ arguments[1].detach().T
+            return NO_X if gradients[0] is not None and _same(gradients[0], base_NI) else NO_X_BASE
     return ""
 
 
@@ -91,12 +93,12 @@ def _right_forward(x: Any, W0: Any, b: Any, A: Any, B: Any, C: Any, alpha: Any) 
 
 def _changed(change: Callable[..., Any]) -> Callable[..., Any]:
     """The right forward of arguments that ``change`` has made others of."""
-    return lambda *given: _right_forward(*change(*given))
+    return lambda *arguments: _right_forward(*change(*arguments))
 
 
-def _under_no_grad(*given: Any) -> Any:
+def _under_no_grad(*arguments: Any) -> Any:
     with _torch().no_grad():
-        return _right_forward(*given)
+        return _right_forward(*arguments)
 
 
 def _in_place(x: Any, W0: Any, b: Any, A: Any, B: Any, C: Any, alpha: Any) -> Any:
@@ -118,7 +120,7 @@ FORWARD = Judged(
             lambda x, W0, b, A, B, C, alpha: x @ W0.detach() + b.detach() + alpha * (x @ A) @ B @ C,
         ),
         Misconception(NO_GRAPH, _under_no_grad),
-        Misconception(NO_TENSOR, lambda *given: _right_forward(*given).detach().numpy()),
+        Misconception(NO_TENSOR, lambda *arguments: _right_forward(*arguments).detach().numpy()),
         Misconception(NO_B, _changed(lambda x, W0, b, A, B, C, alpha: (x, W0, b, A, B.detach(), C, alpha))),
         Misconception(NO_ALPHA, _changed(lambda x, W0, b, A, B, C, alpha: (x, W0, b, A, B, C, alpha.item()))),
         Misconception(
@@ -167,22 +169,22 @@ def _judge_merged(answer: Any) -> str:
     for size in ((5, 6, 3, 4), (4, 16, 5, 16)):
         for dtype in ("float32", "bfloat16", "float16"):
             weight_OI, *adapter = _weight(size, dtype, 0.3)
-            found = answer(weight_OI, *adapter)
-            if not isinstance(found, torch.Tensor):
+            merged = answer(weight_OI, *adapter)
+            if not isinstance(merged, torch.Tensor):
                 return MERGED_NO_TENSOR
-            if found.shape != weight_OI.shape:
-                return MERGED_SHAPE.format(found=tuple(found.shape), shape=tuple(weight_OI.shape))
-            message = _verdict_on(found, weight_OI, *adapter)
+            if merged.shape != weight_OI.shape:
+                return MERGED_SHAPE.format(found=tuple(merged.shape), shape=tuple(weight_OI.shape))
+            message = _verdict_on(merged, weight_OI, *adapter)
             if message:
                 return message
     return ""
 
 
-def _verdict_on(found: Any, weight_OI: Any, A: Any, B: Any, C: Any, alpha: Any) -> str:
+def _verdict_on(merged: Any, weight_OI: Any, A: Any, B: Any, C: Any, alpha: Any) -> str:
     torch = _torch()
     W_OI, (A, B, C, alpha) = weight_OI.double(), (t.double() for t in (A, B, C, alpha))
     dW_OI = (A @ (alpha * B) @ C).T
-    right, near = W_OI + dW_OI, found.double()
+    right, near = W_OI + dW_OI, merged.double()
     close = {"torch.float32": 1e-5, "torch.bfloat16": 2e-2, "torch.float16": 4e-3}[str(weight_OI.dtype)]
     for message, other in (
         (NO_BASE, dW_OI),
@@ -194,8 +196,8 @@ def _verdict_on(found: Any, weight_OI: Any, A: Any, B: Any, C: Any, alpha: Any) 
             return message
     if not _same(near, right, close):
         return MERGED_OTHER
-    if found.dtype != weight_OI.dtype:
-        return DTYPE.format(found=str(found.dtype)[6:], dtype=str(weight_OI.dtype)[6:])
+    if merged.dtype != weight_OI.dtype:
+        return DTYPE.format(found=str(merged.dtype)[6:], dtype=str(weight_OI.dtype)[6:])
     if weight_OI.dtype == torch.float32:
         return ""
     # the distance of the nearest number of this dtype, and a little for the sums in float32
@@ -263,10 +265,10 @@ LORA_OTHER = "The product of your matrices is not TLoRA's update. Try R = 1: wha
 def _judge_lora(answer: Any) -> str:
     for size in SIZES:
         A, B, C, alpha = (tensor.numpy() for tensor in _layer(size)[3:])
-        (_, I, R, O), found = size, answer(A, B, C, float(alpha))
-        if not isinstance(found, (tuple, list)) or len(found) != 2:
+        (_, I, R, O), returned = size, answer(A, B, C, float(alpha))
+        if not isinstance(returned, (tuple, list)) or len(returned) != 2:
             return PAIR
-        down_RI, up_OR = map(numbers, found)
+        down_RI, up_OR = map(numbers, returned)
         if (down_RI.shape, up_OR.shape) != ((R, I), (O, R)):
             return LORA_SHAPES.format(
                 found=f"{down_RI.shape} and {up_OR.shape}", shapes=f"{(R, I)} (down) and {(O, R)} (up)"

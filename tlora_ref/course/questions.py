@@ -7,16 +7,16 @@ Every question asks "what" or "which", so that this word tells nothing: the kind
 (author, river, distance, ...), and a second noun, of another kind, stands somewhere else. No noun that is tested was in
 training. Whoever knows words only by having seen them there can but guess; whoever knows that a novelist is something
 like an author still has to find out which of the two nouns is meant. The questions are composed here, after the coarse
-classes of TREC's (Li and Roth, COLING 2002); ``python -m tlora_ref text`` is the job on text that somebody wrote.
+classes of TREC's (Li and Roth, COLING 2002), which lab/questions.py reads where its file was downloaded.
 
 Checked by  tests/test_questions.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from ..lab.questions import Questions
 
 KINDS: dict[str, str] = {
     "person": "author painter king president scientist singer explorer inventor emperor actress composer poet senator "
@@ -45,18 +45,6 @@ FRAMES = (
 SHARES = {"train": 0.5, "validation": 0.2, "test": 0.3}
 
 
-@dataclass(frozen=True)
-class Questions:
-    """Texts, labels (N,): the place in KINDS of what is asked for, and that of the other noun's kind (N,)."""
-
-    texts: tuple[str, ...]
-    y: np.ndarray
-    other: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
 def questions(seed: int = 0, unseen: bool = True) -> dict[str, Questions]:
     """The three parts. ``unseen``: no noun is in two of them; else no question is."""
     rng = np.random.default_rng(seed)
@@ -70,15 +58,14 @@ def questions(seed: int = 0, unseen: bool = True) -> dict[str, Questions]:
     return {name: _shuffled(_asked(own, rng), rng) for name, own in parts.items()}
 
 
-def _asked(nouns: dict[str, list[str]], rng: np.random.Generator) -> list[tuple[str, int, int]]:
+def _asked(nouns: dict[str, list[str]], rng: np.random.Generator) -> list[tuple[str, int]]:
     """Every noun in every frame, beside one of another kind."""
     found = []
     for label, (kind, listed) in enumerate(nouns.items()):
-        others = [(noun, i) for i, (other, own) in enumerate(nouns.items()) if other != kind for noun in own]
+        others = [noun for other, own in nouns.items() if other != kind for noun in own]
         for noun in listed:
             for frame in FRAMES:
-                other, its = others[rng.integers(len(others))]
-                found.append((frame.format(noun=noun, other=other), label, its))
+                found.append((frame.format(noun=noun, other=rng.choice(others)), label))
     return found
 
 
@@ -88,15 +75,21 @@ def _cuts(n: int) -> list[tuple[str, slice]]:
     return [(name, slice(a, b)) for name, a, b in zip(SHARES, ends[:-1], ends[1:], strict=True)]
 
 
-def _divided(found: list[tuple[str, int, int]], rng: np.random.Generator) -> dict[str, Questions]:
+def _divided(found: list[tuple[str, int]], rng: np.random.Generator) -> dict[str, Questions]:
     order = [found[i] for i in rng.permutation(len(found))]
     return {name: _shuffled(order[cut], rng) for name, cut in _cuts(len(order))}
 
 
-def _shuffled(found: list[tuple[str, int, int]], rng: np.random.Generator) -> Questions:
-    order = rng.permutation(len(found))
-    texts, y, other = zip(*(found[i] for i in order), strict=True)
-    return Questions(texts, np.array(y), np.array(other))
+def _shuffled(found: list[tuple[str, int]], rng: np.random.Generator) -> Questions:
+    texts, y = zip(*(found[i] for i in rng.permutation(len(found))), strict=True)
+    return Questions(texts, np.array(y), tuple(KINDS))
+
+
+def other_kinds(asked: Questions) -> np.ndarray:
+    """Of which kind the other noun of each question is (N,)."""
+    kind = {noun: label for label, listed in enumerate(KINDS.values()) for noun in listed.split()}
+    nouns = [[kind[word] for word in words(text) if word in kind] for text in asked.texts]
+    return np.array([next(k for k in found if k != y) for found, y in zip(nouns, asked.y, strict=True)])
 
 
 def words(text: str) -> list[str]:

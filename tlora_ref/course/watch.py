@@ -52,7 +52,7 @@ class Watch:
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings(), redirect_stdout(out), self._profiled(arguments):
                 warnings.simplefilter("ignore")
-                found = self.answer(*arguments)
+                returned = self.answer(*arguments)
         except (NotImplementedError, KeyboardInterrupt):
             raise
         except SystemExit:
@@ -62,7 +62,7 @@ class Watch:
         finally:
             self.printed = self.printed or out.getvalue()
             self.changed = self.changed or not same(arguments, before)
-        return found
+        return returned
 
     def fresh(self, *arguments: Any) -> Any:
         """The same on copies, so that whoever calls keeps the originals."""
@@ -75,8 +75,8 @@ class Watch:
 class _Profile:
     """While it is entered, functions of this package that are called from outside of it are noted down."""
 
-    def __init__(self, found: set[str], given: Collection[Any], may_use: Collection[str]):
-        self.found, self.given, self.may_use = found, given, may_use
+    def __init__(self, calls: set[str], own_code: Collection[Any], may_use: Collection[str]):
+        self.calls, self.own_code, self.may_use = calls, own_code, may_use
 
     def __enter__(self) -> None:
         self.before = sys.getprofile()
@@ -89,8 +89,8 @@ class _Profile:
         if event != "call" or not _ours(frame) or _from_inside(frame):
             return
         name = frame.f_code.co_name
-        if frame.f_code not in self.given and name not in self.may_use and not name.startswith(("<", "__")):
-            self.found.add(name)
+        if frame.f_code not in self.own_code and name not in self.may_use and not name.startswith(("<", "__")):
+            self.calls.add(name)
 
 
 def _from_inside(frame: FrameType) -> bool:

@@ -115,12 +115,12 @@ class Run:
             # where many rows do not do, one row is not a row either: it is broadcast
             alone = name == "one row" and "many rows" in left_out
             moved = None if alone else elsewhere(name, dict(inputs), here.names, self._fits, rng)
-            found = None if moved is None else self._at(moved, name, here)
-            if found is None:
+            reports = None if moved is None else self._at(moved, name, here)
+            if reports is None:
                 left_out.append(name)
                 continue
             covered.append(name)
-            for row in found:
+            for row in reports:
                 rows[row.array] = worse(rows.get(row.array), row, name)
         return replace(report, rows=list(rows.values()), covered=tuple(covered), left_out=tuple(left_out))
 
@@ -145,7 +145,7 @@ class Run:
 
     def _compare(self, point: Point, mode: str, protocol: bool = True) -> Report:
         comparison = Comparison(point, self.oracle, self.rtol, self.atol)
-        held = point.protocol(comparison.rtol, comparison.floors[0]) if protocol else []
+        outcomes = point.protocol(comparison.rtol, comparison.floors[0]) if protocol else []
         trust = confirmation(comparison) if self.confirm and point.hands[0] else None
         rows = []
         for name in point.names:
@@ -155,8 +155,8 @@ class Run:
                 rows.append(Row(name, "NONDETERMINISTIC", self.oracle.name, note=VERDICTS["NONDETERMINISTIC"]))
             else:
                 rows.append(comparison.row(name, mode) if trust is None else trust.row(name, mode))
-        malformed = held[0].note if held and point.problems else ""
-        return Report(rows, held, malformed, random=point.random)
+        malformed = outcomes[0].note if outcomes and point.problems else ""
+        return Report(rows, outcomes, malformed, random=point.random)
 
 
 def worse(row: Row | None, other: Row, name: str) -> Row:

@@ -64,15 +64,15 @@ class Probe:
     def sizes(self, gradients: Sequence[Array]) -> Array:
         """(P, G): the largest entry that each direction sees, by hand or by the oracle."""
         truth = np.abs(self.truth.astype(float)) / self.lengths[:, None]
-        found = np.empty(truth.shape)
+        scale = np.empty(truth.shape)
         for g, gradient in enumerate(gradients):
             flat = np.abs(np.asarray(gradient).reshape(-1).astype(float))
             if self.V is None:
                 for entries in self.scales:
-                    found[entries, g] = max(norm(flat[entries]), norm(truth[entries, g]))
+                    scale[entries, g] = max(norm(flat[entries]), norm(truth[entries, g]))
             else:
-                found[:, g] = [max(norm(flat[v != 0]), t) for v, t in zip(self.V, truth[:, g], strict=True)]
-        return found
+                scale[:, g] = [max(norm(flat[v != 0]), t) for v, t in zip(self.V, truth[:, g], strict=True)]
+        return scale
 
     def tolerance(self, gradients: Sequence[Array], rtol: float, floors: Sequence[float]) -> Array:
         """(P, G): what the errors may be."""
@@ -92,8 +92,8 @@ class Comparison:
         self.adaptive = oracle.derivative is richardson and (rtol, atol, self.single) == (None, None, False)
         self.rtol = max(oracle.rtol, single[0]) if rtol is None else rtol
         self.atol = max(oracle.atol, single[1]) if atol is None else atol
-        self.inputs = {k: oracle.lift(widened(v)) for k, v in point.given.items()}
-        self.plain = {k: widened(v) for k, v in point.given.items()}
+        self.inputs = {k: oracle.lift(widened(v)) for k, v in point.arrays.items()}
+        self.plain = {k: widened(v) for k, v in point.arrays.items()}
         self.douts = [[widened(a) for a in dout] for dout in point.douts]
         self.floors = [self.floor(g, self.atol) for g in range(len(self.douts))]
         self.hundredths = [self.floor(g, 0.01) for g in range(len(self.douts))]
@@ -131,10 +131,10 @@ class Comparison:
         if self.oracle.name == "exact":
             return np.zeros(len(self.douts))
         try:
-            found = noise(self.together(), self.sums)
+            noises = noise(self.together(), self.sums)
         except Exception:
-            found = np.zeros(len(self.douts))
-        return np.where(np.isfinite(found), found, 0.0)
+            noises = np.zeros(len(self.douts))
+        return np.where(np.isfinite(noises), noises, 0.0)
 
     @cached_property
     def noise_share(self) -> float:
@@ -196,13 +196,13 @@ class Comparison:
             V, directions = None, np.eye(size, dtype=int).astype(object) if whole else np.eye(size)
         else:
             V = directions = self._directions(size, scales, without)
-        found = [self.oracle.derivative(self.line(name, v)) for v in directions]
-        return Probe(V, np.stack([values for values, _ in found]), max(off for _, off in found), scales)
+        derivatives = [self.oracle.derivative(self.line(name, v)) for v in directions]
+        return Probe(V, np.stack([values for values, _ in derivatives]), max(off for _, off in derivatives), scales)
 
     def _directions(self, size: int, scales: Sequence[Array], without: Sequence[int]) -> Array:
         """Directions for the array, and one for each further scale of entries. Errors may cancel along one, so there
         are two where they cost one evaluation each, or where nothing else is asked."""
-        found = []
+        chosen = []
         for number, entries in enumerate(scales):
             for _ in range(2 if self.thorough and not number else 1):
                 v = self.direction(size)
@@ -212,8 +212,8 @@ class Comparison:
                     v = only
                 v[list(without)] = 0
                 if v.any() or not without:
-                    found.append(v)
-        return np.stack(found)
+                    chosen.append(v)
+        return np.stack(chosen)
 
     @cached_property
     def truths(self) -> Sequence[Mapping[str, Array]]:
@@ -326,8 +326,8 @@ class Comparison:
         """The FAIL with what the error looks like, and where it is."""
         hand = self.hand(name)
         tolerance = self.tolerance(probe, hand, self.floors, name)
-        found = replace(row, note=hint(self, name, probe, tolerance))
-        return found if probe.V is None else self._localised(found, probe.V[at[0]], at[1])
+        failed = replace(row, note=hint(self, name, probe, tolerance))
+        return failed if probe.V is None else self._localised(failed, probe.V[at[0]], at[1])
 
     def _localised(self, row: Row, direction: Array, g: int) -> Row:
         """The row with an entry that is wrong: halve the array, follow the half with the larger error."""
@@ -347,8 +347,8 @@ class Comparison:
             entries, error = (left, error_left) if keep_left else (right, error - error_left)
         only = np.zeros_like(v)
         only[entries] = 1
-        found, off = self.oracle.derivative(self.line(row.array, only))
-        by_hand, truth = hand[entries[0]], found[g]
+        truths, off = self.oracle.derivative(self.line(row.array, only))
+        by_hand, truth = hand[entries[0]], truths[g]
         probe = Probe(only[None], np.array([[truth]]), off, [])
         error = float(abs(by_hand - truth))
         tolerance = float(self.tolerance(probe, [hand], [self.floors[g]], row.array)[0, 0])

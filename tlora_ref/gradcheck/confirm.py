@@ -62,10 +62,10 @@ def confirmation(comparison: Comparison) -> Trust:
         return Trust(comparison, {})
     derivative, met = comparison.oracle.derivative, _met(comparison, line)
     try:
-        found, _ = derivative(line)
+        slopes, _ = derivative(line)
     except OracleError as error:
         return Trust(comparison, dict.fromkeys(names, _reason(comparison, met) if met.unsafe else str(error)))
-    if met.clean and _agrees_roughly(comparison, line, found):
+    if met.clean and _agrees_roughly(comparison, line, slopes):
         comparison.traced = True
         return Trust(comparison, {})
     comparison.confirmed = True
@@ -119,7 +119,7 @@ def _met(comparison: Comparison, line: Line) -> Trace:
     return replace(met, lost=met.lost or bool(met.away > max(1e-9, 100 * comparison.noise_share)))
 
 
-def _agrees_roughly(comparison: Comparison, line: Line, found: Array) -> bool:
+def _agrees_roughly(comparison: Comparison, line: Line, value: Array) -> bool:
     """Two evaluations, that the traced function is the one that runs on real numbers; a kink is not against it."""
     floors = np.array([comparison.floor(g, 1e-8) for g in range(len(comparison.douts))])
     for step in (1e-5, 1e-8, 1e-11, 1e-13):  # short steps for what is ill-conditioned
@@ -127,23 +127,23 @@ def _agrees_roughly(comparison: Comparison, line: Line, found: Array) -> bool:
             other, off = central(line, step)
         except Exception:
             return True
-        if not (np.abs(other - found) > 1e-6 * np.maximum(np.abs(other), np.abs(found)) + floors + 10 * off).any():
+        if not (np.abs(other - value) > 1e-6 * np.maximum(np.abs(other), np.abs(value)) + floors + 10 * off).any():
             return True
         line = replace(line, noise=comparison.rounding)
     try:
         sides = [one_sided(line, side)[0] for side in (-1, 1)]
     except Exception:
         return False
-    return any(bool((np.abs(side - found) <= 1e-4 * np.abs(found) + floors).all()) for side in sides)
+    return any(bool((np.abs(side - value) <= 1e-4 * np.abs(value) + floors).all()) for side in sides)
 
 
-def _distance(line: Line, found: Array) -> float | None:
+def _distance(line: Line, value: Array) -> float | None:
     """How far off ``found`` may be, as far as differences can tell; None where they contradict it."""
     try:
         other, off = richardson(line)
     except Exception:
         return None
-    return off if (np.abs(other - found) <= 10 * off + SHARP[0] * np.abs(found)).all() else None
+    return off if (np.abs(other - value) <= 10 * off + SHARP[0] * np.abs(value)).all() else None
 
 
 def _reason(comparison: Comparison, met: Trace) -> str:

@@ -33,22 +33,22 @@ def factors(inputs: Mapping[str, Any]) -> dict[str, float]:
             sizes.setdefault(label, size)
     if "D" in sizes and isinstance(inputs.get("heads"), int):
         sizes |= {"heads": inputs["heads"], "K": sizes["D"] // inputs["heads"]}
-    found = {"-1": -1.0, "2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5}
+    named_factors = {"-1": -1.0, "2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5}
     for label, x in sizes.items():
         if x not in (0, 1, -1):
-            found |= {label: x, f"1/{label}": 1 / x, f"-{label}": -x, f"-1/{label}": -1 / x}
-            found |= {f"{label}^2": x**2, f"1/{label}^2": x**-2.0}
-            found |= {f"sqrt({label})": sqrt(x), f"1/sqrt({label})": 1 / sqrt(x)} if x > 0 else {}
-    return found
+            named_factors |= {label: x, f"1/{label}": 1 / x, f"-{label}": -x, f"-1/{label}": -1 / x}
+            named_factors |= {f"{label}^2": x**2, f"1/{label}^2": x**-2.0}
+            named_factors |= {f"sqrt({label})": sqrt(x), f"1/sqrt({label})": 1 / sqrt(x)} if x > 0 else {}
+    return named_factors
 
 
 def named(ratio: float, inputs: Mapping[str, Any], slack: float) -> str:
     """ "hand / oracle = 0.588235 = 1/alpha": the ratio and what it may be, within a share of ``slack``."""
-    found = [label for label, value in factors(inputs).items() if abs(value / ratio - 1) < slack]
+    labels = [label for label, value in factors(inputs).items() if abs(value / ratio - 1) < slack]
     # plain names before roots and squares, which equal some other size by chance
-    found = [label for label in found if "sqrt" not in label and "^" not in label] or found
+    labels = [label for label in labels if "sqrt" not in label and "^" not in label] or labels
     number = f"{ratio:.6g}"
-    meaning = "" if not found or found[0] == number else f" = {' or '.join(found[:2])}"
+    meaning = "" if not labels or labels[0] == number else f" = {' or '.join(labels[:2])}"
     return f"hand / oracle = {number}{meaning}"
 
 
@@ -77,4 +77,4 @@ def hint(comparison: Any, name: str, probe: Any, tolerance: Array) -> str:
     ratio = float(np.median(ratios)) if ratios.size else 0.0
     if ratio == 0 or np.abs(ratios / ratio - 1).max() > slack or abs(ratio - 1) < slack:
         return ""
-    return named(ratio, comparison.point.given, slack)
+    return named(ratio, comparison.point.arrays, slack)

@@ -59,7 +59,7 @@ class Kinks:
 
     def _entries(self, name: str, candidates: Array) -> list[int]:
         """The entries at a kink; none if they are too many to find."""
-        found: list[int] = []
+        entries: list[int] = []
         left = MOST
         parts = [candidates]
         while parts:
@@ -70,10 +70,10 @@ class Kinks:
             if not self._kinked(name, part):
                 continue
             if len(part) == 1:
-                found.append(int(part[0]))
+                entries.append(int(part[0]))
             else:
                 parts += np.array_split(part, 2)
-        return sorted(found)
+        return sorted(entries)
 
     def _kinked(self, name: str, entries: Array) -> bool:
         size = self.comparison.plain[name].size
@@ -85,7 +85,7 @@ class Kinks:
         """KINK, or FAIL for an entry outside its two slopes."""
         shape = self.comparison.plain[row.array].shape
         hands = self.comparison.hand(row.array)
-        steepest, found = -1.0, row
+        steepest, marked = -1.0, row
         for entry in entries:
             slopes = self.slopes(row.array, np.eye(1, int(np.prod(shape)), entry)[0])
             if slopes is None:
@@ -98,8 +98,8 @@ class Kinks:
                     return replace(_kink(row, index, left, right), verdict="FAIL", note=note)
                 if abs(right - left) > steepest:
                     steepest = abs(right - left)
-                    found = _kink(row, index, left, right, f"hand {value:.8g} is right, as ")
-        return found
+                    marked = _kink(row, index, left, right, f"hand {value:.8g} is right, as ")
+        return marked
 
 
 def _kink(row: Row, index: Any, left: float, right: float, more: str = "") -> Row:

@@ -198,9 +198,9 @@ def in_mpmath(line: Line) -> tuple[Array, float]:
         raise OracleError(f"fn does not run in mpmath: {spell(error)}") from error
 
 
-def _like(value: Any, given: Array) -> Array:
+def _like(value: Any, array: Array) -> Array:
     """NumPy turns an array without axes into a scalar; this turns it back."""
-    return value if isinstance(value, np.ndarray) else np.asarray(value).view(type(given))
+    return value if isinstance(value, np.ndarray) else np.asarray(value).view(type(array))
 
 
 def spell(error: BaseException) -> str:
@@ -239,13 +239,13 @@ def torch_oracle(twin: Callable[..., Any]) -> Oracle:
         outs = (
             list(out.values()) if isinstance(out, Mapping) else list(out) if isinstance(out, (tuple, list)) else [out]
         )
-        found = []
+        gradients = []
         for cotangent in cotangents:
             seeds = [torch.tensor(g) for g in cotangent]
             grads = torch.autograd.grad(outs, leaves, seeds, retain_graph=True, allow_unused=True)
             pairs = zip(wrt, leaves, grads, strict=True)
-            found.append({name: (torch.zeros_like(x) if g is None else g).detach().numpy() for name, x, g in pairs})
-        return found
+            gradients.append({name: (torch.zeros_like(x) if g is None else g).detach().numpy() for name, x, g in pairs})
+        return gradients
 
     return Oracle("torch", None, 1e-11, 1e-13, gradients=gradients)
 

@@ -31,7 +31,7 @@ class Point:
         self.pair = pair
         inputs = {k: np.asarray(v) if isinstance(v, np.floating) else v for k, v in inputs.items()}
         # the exact oracle has the hand-written gradient in fractions too, all others in the given precision
-        self.given = {k: oracle.lift(v) for k, v in inputs.items()} if oracle.name == "exact" else inputs
+        self.arrays = {k: oracle.lift(v) for k, v in inputs.items()} if oracle.name == "exact" else inputs
         self.names = declared(pair.vjp, inputs, wrt)
         self.rng = np.random.default_rng(seed)
         self.problems: dict[str, str] = {}  # array -> why its gradient cannot be compared
@@ -39,30 +39,30 @@ class Point:
         self.random = False  # whether fn itself gives other numbers each time
         out, cache = self._first_forward()
         self.out = out
-        single = any(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in self.given.values())
+        single = any(isinstance(a, np.ndarray) and a.dtype == np.float32 for a in self.arrays.values())
         self.dtype = np.float32 if single else np.float64
         self.douts = [[self.draw(np.shape(a)) for a in leaves(out)] for _ in range(cotangents)]
         hands = []
         for dout in self.douts:
-            found, problems = self._gradients(relayout(dout, "K"), cache, relayout(self.given, "K"))
-            hands.append({name: gradient.copy() for name, gradient in found.items()})
+            gradients, problems = self._gradients(relayout(dout, "K"), cache, relayout(self.arrays, "K"))
+            hands.append({name: gradient.copy() for name, gradient in gradients.items()})
             self.problems |= problems
         self.hands = [{name: hand[name] for name in self.names if name not in self.problems} for hand in hands]
 
     def draw(self, shape: tuple[int, ...]) -> Array:
         """A random cotangent: one of ones would hide bugs in softmax and LayerNorm."""
         numbers = np.asarray(self.rng.standard_normal(shape))
-        if any(isinstance(a, np.ndarray) and a.dtype == object for a in self.given.values()):
+        if any(isinstance(a, np.ndarray) and a.dtype == object for a in self.arrays.values()):
             return to_fractions(np.round(8 * numbers) / 8 + 0.0625)  # short fractions, none of them zero
         return numbers.astype(self.dtype)
 
     def _first_forward(self) -> tuple[Any, Any]:
         try:
-            out, cache = self.pair.forward(relayout(self.given, "K"))
+            out, cache = self.pair.forward(relayout(self.arrays, "K"))
         except InputError:
             raise
         except (Exception, SystemExit) as error:
-            shapes = ", ".join(f"{k} {np.shape(v)}" for k, v in self.given.items() if isinstance(v, np.ndarray))
+            shapes = ", ".join(f"{k} {np.shape(v)}" for k, v in self.arrays.items() if isinstance(v, np.ndarray))
             raise InputError(f"fn failed on {shapes}: {spell(error)}") from error
         if not leaves(out):
             raise InputError(f"fn returned {kind(out)} without an array in it")
@@ -84,29 +84,29 @@ class Point:
         if not isinstance(returned, Mapping):
             expected = f"vjp returned {kind(returned)}, expected a dictionary {{name: gradient}}"
             return {}, dict.fromkeys(self.names, expected)
-        found: dict[str, Array] = {}
+        gradients: dict[str, Array] = {}
         problems: dict[str, str] = {}
         for key, value in returned.items():
-            name = match(key, self.given)
+            name = match(key, self.arrays)
             if name is None:
                 problems[str(key)] = f"vjp returned {key!r}, expected {_some(self.names)}"
             elif name in self.names:
                 try:
-                    found[name] = value if isinstance(value, np.ndarray) else np.asarray(value)
+                    gradients[name] = value if isinstance(value, np.ndarray) else np.asarray(value)
                 except ValueError:
                     problems[name] = f"its gradient is {kind(value)} of unequal rows, expected an array of numbers"
-            elif self.given[name] is not None:
+            elif self.arrays[name] is not None:
                 problems[str(key)] = f"vjp returned {key!r}, which is held fixed: not in wrt, or no array of floats"
-        problems = {n: p for n in self.names if (p := self._problem(n, found))} | problems
-        return {name: gradient for name, gradient in found.items() if name not in problems}, problems
+        problems = {n: p for n in self.names if (p := self._problem(n, gradients))} | problems
+        return {name: gradient for name, gradient in gradients.items() if name not in problems}, problems
 
-    def _problem(self, name: str, found: Mapping[str, Array]) -> str:
-        shape = np.shape(self.given[name])
-        if name not in found:
+    def _problem(self, name: str, gradients: Mapping[str, Array]) -> str:
+        shape = np.shape(self.arrays[name])
+        if name not in gradients:
             return "vjp returned no gradient for it"
-        gradient = found[name]
+        gradient = gradients[name]
         if gradient.dtype.kind not in "fO" or not _numeric(gradient):
-            return f"its gradient has dtype {gradient.dtype}, expected {np.asarray(self.given[name]).dtype}"
+            return f"its gradient has dtype {gradient.dtype}, expected {np.asarray(self.arrays[name]).dtype}"
         if gradient.shape != shape:
             return f"its gradient has shape {gradient.shape}, expected {shape}"
         return "" if finite(gradient) else f"its gradient is {first_bad(gradient)}"
@@ -120,31 +120,31 @@ class Point:
         if not self.hands[0]:
             return [Protocol(PROTOCOL[0], False, "; ".join(dict.fromkeys(wrong)))]
         wrong += [
-            f"d{name} is {hand.dtype}, {name} is {self.given[name].dtype}"
+            f"d{name} is {hand.dtype}, {name} is {self.arrays[name].dtype}"
             for name, hand in self.hands[0].items()
-            if hand.dtype != self.given[name].dtype
+            if hand.dtype != self.arrays[name].dtype
         ]
-        found = [wrong, self._twice(), *self._one_call(), self._zero(), self._layouts(rtol, floor), self._caches()]
+        problems = [wrong, self._twice(), *self._one_call(), self._zero(), self._layouts(rtol, floor), self._caches()]
         return [
             Protocol(name, not notes, "; ".join(dict.fromkeys(notes)))
-            for name, notes in zip(PROTOCOL, found, strict=True)
+            for name, notes in zip(PROTOCOL, problems, strict=True)
         ]
 
     def _call(self, dout: list[Array], order: str = "K") -> tuple[Any, Any, dict[str, Array], str]:
         """(inputs, cache, gradients, why not) of a fresh call on arrays of their own, in some memory order."""
-        inputs = relayout(self.given, order)
+        inputs = relayout(self.arrays, order)
         try:
             _, cache = self.pair.forward(inputs)
         except (Exception, SystemExit) as error:
             return inputs, None, {}, f"fn failed: {spell(error)}"
-        found, problems = self._gradients(relayout(dout, order), cache, inputs)
+        gradients, problems = self._gradients(relayout(dout, order), cache, inputs)
         missing = [f"d{name}: {problems[name]}" for name in self.hands[0] if name in problems]
-        return inputs, cache, found, "; ".join(missing)
+        return inputs, cache, gradients, "; ".join(missing)
 
     def _twice(self) -> list[str]:
         """A fresh call, and a second backward from one cache."""
         try:
-            out, _ = self.pair.forward(relayout(self.given, "K"))
+            out, _ = self.pair.forward(relayout(self.arrays, "K"))
         except Exception as error:
             return [f"fn failed the second time: {spell(error)}"]
         if not all(map(same_bits, leaves(out), leaves(self.out))):
@@ -153,18 +153,21 @@ class Point:
         inputs, cache, again, _ = self._call(self.douts[0])
         later, _ = self._gradients(relayout(self.douts[0], "K"), cache, inputs)
         for name, first in self.hands[0].items():
-            if not all(name in found and same_bits(first, found[name]) for found in (again, later)):
+            if not all(
+                name in later_gradients and same_bits(first, later_gradients[name])
+                for later_gradients in (again, later)
+            ):
                 self.unstable.add(name)
         return [f"d{name} has other numbers the second time" for name in self.names if name in self.unstable]
 
     def _one_call(self) -> tuple[list[str], list[str]]:
         """What changed, and what shares memory, in one forward and backward on arrays of their own."""
-        inputs, dout = relayout(self.given, "K"), relayout(self.douts[0], "K")
+        inputs, dout = relayout(self.arrays, "K"), relayout(self.douts[0], "K")
         try:
             out, cache = self.pair.forward(inputs)
         except Exception as error:
             return [f"fn failed: {spell(error)}"], []
-        changed = [f"fn changed {k}" for k, v in inputs.items() if not same_bits(v, self.given[k])]
+        changed = [f"fn changed {k}" for k, v in inputs.items() if not same_bits(v, self.arrays[k])]
         inputs_then, cached = relayout(inputs, "K"), relayout(leaves(cache), "K")
         grads, _ = self._gradients(dout, cache, inputs)
         changed += [f"vjp changed {k}" for k, v in inputs.items() if not same_bits(v, inputs_then[k])]
@@ -199,8 +202,8 @@ class Point:
         """Forward here, forward at another point, and the backward from the first cache; then the other order, both
         backwards after both forwards. A buffer that is used again, or a global of the last forward, shows."""
         rng = np.random.default_rng(0)
-        other = {k: self._moved(v, rng) if k in self.names else v for k, v in self.given.items()}
-        here, there = relayout(self.given, "K"), relayout(other, "K")
+        other = {k: self._moved(v, rng) if k in self.names else v for k, v in self.arrays.items()}
+        here, there = relayout(self.arrays, "K"), relayout(other, "K")
         dout = self.douts[0]
         try:
             with np.errstate(all="ignore"):
@@ -224,8 +227,8 @@ class Point:
 
     def _kept(self, dout: list[Array], cache: Any, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """The gradients, in memory of their own."""
-        found, _ = self._gradients(relayout(dout, "K"), cache, inputs)
-        return {name: gradient.copy() for name, gradient in found.items()}
+        gradients, _ = self._gradients(relayout(dout, "K"), cache, inputs)
+        return {name: gradient.copy() for name, gradient in gradients.items()}
 
     def _moved(self, x: Any, rng: np.random.Generator) -> Any:
         if x.dtype == object:
@@ -262,8 +265,8 @@ def declared(vjp: Any, inputs: Mapping[str, Any], wrt: Collection[str] | None) -
         if name in differentiable:
             names.append(name)
         elif inputs[name] is not None:
-            given = getattr(inputs[name], "dtype", type(inputs[name]).__name__)
-            raise InputError(f"wrt names {key!r}, which is a {given}, expected a floating-point array")
+            arrays = getattr(inputs[name], "dtype", type(inputs[name]).__name__)
+            raise InputError(f"wrt names {key!r}, which is a {arrays}, expected a floating-point array")
     if not names:
         raise InputError(f"nothing to differentiate by: no floating-point array among the inputs {_some(inputs)}")
     return list(dict.fromkeys(names))

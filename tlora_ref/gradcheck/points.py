@@ -68,9 +68,9 @@ def _rows(
         variants = {"many rows": np.arange(2 * n + 2) % n, "one row": np.zeros(1, dtype=int)}
         if n == 1 and name == "one row":
             continue
-        found = {key: _taken(inputs, group, rows, moving, rng) for key, rows in variants.items()}
-        if fits(found["many rows"]) and fits(found[name]):
-            yield found[name]
+        moved = {key: _taken(inputs, group, rows, moving, rng) for key, rows in variants.items()}
+        if fits(moved["many rows"]) and fits(moved[name]):
+            yield moved[name]
 
 
 def _groups(inputs: Mapping[str, Any], moving: Sequence[str]) -> Iterator[list[str]]:

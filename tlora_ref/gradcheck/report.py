@@ -99,8 +99,8 @@ class Report:
     @property
     def wrong(self) -> bool:
         """A gradient was found to be wrong, in its numbers or in what it does to its arguments."""
-        found = any(row.verdict in ("FAIL", "NONDETERMINISTIC") for row in self.rows)
-        return not (self.malformed or self.random) and (found or not all(p.ok for p in self.protocol))
+        any_wrong = any(row.verdict in ("FAIL", "NONDETERMINISTIC") for row in self.rows)
+        return not (self.malformed or self.random) and (any_wrong or not all(p.ok for p in self.protocol))
 
     def table(self) -> str:
         """Columns for a terminal, then a line for everything that is not in order."""
@@ -109,8 +109,8 @@ class Report:
         lines += [f"{row.verdict} d{row.array} {row.note if row.verdict == 'PASS' else row.detail}".rstrip()
                   for row in said]  # fmt: skip
         lines += [f"FAIL protocol, {p.name}: {p.note}" for p in self.protocol if not p.ok]
-        held = [p.name for p in self.protocol if p.ok]
-        lines += [f"ok: {'; '.join(held)}"] if held else []
+        passed = [p.name for p in self.protocol if p.ok]
+        lines += [f"ok: {'; '.join(passed)}"] if passed else []
         lines += [self._points()] if len(self.covered) + len(self.left_out) > 1 else []
         return "\n".join(lines)
 

@@ -65,16 +65,16 @@ class Call:
     devices: Mapping[str, torch.device]
 
     @staticmethod
-    def of(fn: Any, given: Sequence[Any] | Mapping[str, Any]) -> Call:
+    def of(fn: Any, arguments: Sequence[Any] | Mapping[str, Any]) -> Call:
         """Take apart what the caller gave."""
         module = fn if isinstance(fn, nn.Module) else None
         apply = fn.apply if isinstance(fn, type) and issubclass(fn, torch.autograd.Function) else fn
         if not callable(apply):
             raise InputError(f"got a {type(fn).__name__}, expected an autograd.Function, a module or a function")
-        if isinstance(given, Tensor) or not isinstance(given, (Sequence, Mapping)):
-            raise InputError(f"inputs is a {type(given).__name__}, expected a sequence of arguments or a mapping")
-        by_name = isinstance(given, Mapping)
-        named = dict(given) if by_name else dict(zip(_argument_names(fn, len(given)), given, strict=True))
+        if isinstance(arguments, Tensor) or not isinstance(arguments, (Sequence, Mapping)):
+            raise InputError(f"inputs is a {type(arguments).__name__}, expected a sequence of arguments or a mapping")
+        by_name = isinstance(arguments, Mapping)
+        named = dict(arguments) if by_name else dict(zip(_argument_names(fn, len(arguments)), arguments, strict=True))
         own = dict(module.named_parameters()) if module else {}
         buffers = {k: v.double() if v.is_floating_point() else v for k, v in module.named_buffers()} if module else {}
 
@@ -134,8 +134,8 @@ class Call:
                 tangents = [forward_ad.unpack_dual(out).tangent for out in _flat(self.run(tensors))]
             except (RuntimeError, NotImplementedError) as error:
                 raise OracleError(f"no forward mode: {spell(error)}") from error
-            found = [0.0 if t is None else t.detach().cpu().numpy() for t in tangents]
-        return np.array([sum((g * t).sum() for g, t in zip(gs, found, strict=True)) for gs in line.cotangents]), 0.0
+            arrays = [0.0 if t is None else t.detach().cpu().numpy() for t in tangents]
+        return np.array([sum((g * t).sum() for g, t in zip(gs, arrays, strict=True)) for gs in line.cotangents]), 0.0
 
     def has_forward_mode(self) -> bool:
         """Whether everything in the function can be differentiated forwards."""

@@ -95,8 +95,8 @@ class Traced(np.ndarray):
         out = options.get("out", inputs[:1] if method == "at" else ())
         if not all(o is None or isinstance(o, Traced) for o in out):
             log.lost = True  # written into an array that keeps no record
-        found = getattr(ufunc, method)(*_plain(inputs), **_plain(options))
-        return out[0] if len(out) == 1 else _wrapped(found, log)
+        result = getattr(ufunc, method)(*_plain(inputs), **_plain(options))
+        return out[0] if len(out) == 1 else _wrapped(result, log)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         log = _log_of((args, kwargs))
@@ -206,7 +206,9 @@ def _tied(name: str, arguments: Any) -> bool:
     numbers = _numbers(arguments)
     if name in LARGEST:
         a = LARGEST[name] * numbers[0]
-        axis = next((found["axis"] for found in arguments if isinstance(found, Mapping) and "axis" in found), None)
+        axis = next(
+            (options["axis"] for options in arguments if isinstance(options, Mapping) and "axis" in options), None
+        )
         top = a.max(axis=axis, keepdims=True) if a.size else a
         return bool(((a == top) & np.isfinite(a)).sum() > top.size)
     if name in TRUTHS or name.startswith("logical"):
@@ -225,9 +227,9 @@ def _log_of(arguments: Any) -> Any:
     items = arguments.values() if isinstance(arguments, Mapping) else arguments
     if isinstance(arguments, (tuple, list, Mapping)):
         for item in items:
-            found = _log_of(item)
-            if found is not None:
-                return found
+            log = _log_of(item)
+            if log is not None:
+                return log
     return None
 
 
@@ -293,8 +295,8 @@ def trace(f: Callable[[Mapping[str, Any]], Any], inputs: Mapping[str, Any], v: M
     try:
         with _making(log), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            found = leaves(f({**inputs, **started}))
-            for ours, theirs in zip(found, leaves(out), strict=True):
+            outputs = leaves(f({**inputs, **started}))
+            for ours, theirs in zip(outputs, leaves(out), strict=True):
                 value = ours.value if isinstance(ours, Traced) else ours
                 if value.shape != theirs.shape or np.isnan(value).any():
                     log.lost = True  # what read the memory of a Traced array has read NaN

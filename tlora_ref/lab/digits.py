@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..config import AdapterConfig, EncoderConfig, TrainConfig
@@ -60,6 +60,26 @@ class Setup:
     def counts(self, base: Model) -> Counts:
         """What it trains and stores, by formula."""
         return count(base.config, self.adapter(), train_also=self.also(base))
+
+
+@dataclass(frozen=True)
+class Variant(Setup):
+    """A setup, with what is changed about it to see what that does."""
+
+    dropout: float = 0.0
+    lora_alpha: float | None = None
+    learn_alpha: bool = True
+
+    def adapter(self, seed: int = 0) -> AdapterConfig | None:
+        """The adapter it attaches, if any."""
+        plain = super().adapter(seed)
+        changes = {"dropout": self.dropout, "lora_alpha": self.lora_alpha}
+        return None if plain is None else replace(plain, **changes)
+
+    def prepare(self, base: Model, seed: int) -> Model:
+        """The base, made ready; without alpha among what trains if it is to stay 1."""
+        model = super().prepare(base, seed)
+        return model.training({name for name in model.trained if self.learn_alpha or not name.endswith(".alpha")})
 
 
 def pretrain(room: Room, upright: Part, plan: Plan, encoder: EncoderConfig = ENCODER) -> Model:

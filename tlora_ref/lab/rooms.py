@@ -26,6 +26,7 @@ class ByHand:
     name, device = "by_hand", "cpu"
     train = staticmethod(partial(training.train, by_hand))
     evaluate = staticmethod(partial(training.evaluate, by_hand))
+    predict = staticmethod(partial(training.predict, by_hand))
     hidden_states = staticmethod(by_hand.hidden_states)
 
     def logits(self, model: Model, inputs: Array) -> Array:
@@ -53,12 +54,18 @@ class ByAutograd:
         return to_torch(model, self.device)
 
     def train(
-        self, model: Model, inputs: Array, labels_N: Array, config: TrainConfig, mask_NT: Array | None = None
+        self,
+        model: Model,
+        inputs: Array,
+        labels_N: Array,
+        config: TrainConfig,
+        mask_NT: Array | None = None,
+        validation: tuple[Array, ...] | None = None,
     ) -> tuple[Model, History]:
         """The trained model and the history."""
         from .. import by_autograd
 
-        after, history = training.train(by_autograd, self.enter(model), inputs, labels_N, config, mask_NT)
+        after, history = training.train(by_autograd, self.enter(model), inputs, labels_N, config, mask_NT, validation)
         return by_autograd.to_numpy(after), history
 
     def evaluate(
@@ -68,6 +75,12 @@ class ByAutograd:
         from .. import by_autograd
 
         return training.evaluate(by_autograd, self.enter(model), inputs, labels_N, mask_NT, batch_size=batch_size)
+
+    def predict(self, model: Model, inputs: Array, mask_NT: Array | None = None, batch_size: int = 256) -> Array:
+        """The likeliest class of every example (N,)."""
+        from .. import by_autograd
+
+        return training.predict(by_autograd, self.enter(model), inputs, mask_NT, batch_size=batch_size)
 
     def hidden_states(
         self, model: Model, inputs: Array, mask_NT: Array, types_NT: Array | None, layer: int | None

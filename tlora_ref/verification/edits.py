@@ -54,10 +54,10 @@ def plant(edit: Edit, module: Any) -> None:
     function stays the same object and gets another code."""
     space = dict(vars(module))
     exec(compile(edit.after, f"<{edit.function}: {edit.says}>", "exec"), space)
-    made, held = space[edit.function], getattr(module, edit.function)
-    held = getattr(held, "__wrapped__", held)
-    assert isinstance(held, FunctionType)
-    held.__code__, held.__defaults__, held.__kwdefaults__ = made.__code__, made.__defaults__, made.__kwdefaults__
+    made, target = space[edit.function], getattr(module, edit.function)
+    target = getattr(target, "__wrapped__", target)
+    assert isinstance(target, FunctionType)
+    target.__code__, target.__defaults__, target.__kwdefaults__ = made.__code__, made.__defaults__, made.__kwdefaults__
 
 
 # --- the edits of a function ----------------------------------------------------------------------
@@ -160,12 +160,12 @@ def _arrays(function: ast.FunctionDef) -> dict[str, list[tuple[str, int]]]:
     first: dict[str, int] = {}
     for name, line in names:
         first.setdefault(name, line)
-    found: dict[str, list[tuple[str, int]]] = {}
+    uses: dict[str, list[tuple[str, int]]] = {}
     for name, line in first.items():
         letters = split_name(name)[1]
         if letters:
-            found.setdefault(letters, []).append((name, line))
-    return found
+            uses.setdefault(letters, []).append((name, line))
+    return uses
 
 
 # --- what may stand in place of a node -------------------------------------------------------------

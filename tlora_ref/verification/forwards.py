@@ -50,9 +50,9 @@ class Forward:
 def forwards(subjects: Collection[str] | None = None) -> list[Forward]:
     """All of them, or those of some kernels and methods; the worst scenario of each subject. The two ways that need
     torch only where it is installed."""
-    found = [*_kernels(subjects), *_methods(subjects)]
+    comparisons = [*_kernels(subjects), *_methods(subjects)]
     worst: dict[tuple[str, str], Forward] = {}
-    for forward in found:
+    for forward in comparisons:
         before = worst.get((forward.subject, forward.way))
         if before is None or not forward.error <= before.error:
             worst[forward.subject, forward.way] = forward

@@ -72,23 +72,23 @@ def edits_of(file: str) -> dict[tuple[str, str], Edit]:
     """All edits of a file by function and text. Raises InputError for a file that is not among ``files``."""
     if file not in files():
         raise InputError(f"the file is {file!r}, expected one of {', '.join(files())}")
-    found = edits((PACKAGE / file).read_text(encoding="utf-8"))
-    return {(edit.function, edit.says): edit for edit in found}
+    made = edits((PACKAGE / file).read_text(encoding="utf-8"))
+    return {(edit.function, edit.says): edit for edit in made}
 
 
 def equivalents(file: str) -> dict[tuple[str, str], str]:
     """The reason of every edit of a file that is listed as equivalent. Raises InputError for one that is no edit."""
     listed = json.loads(EQUIVALENT.read_text(encoding="utf-8")).get(file, {})
-    found = {
+    reasons = {
         (function, says): reason
         for function, reasons in listed.items()
         for reason, all_of_them in reasons.items()
         for says in all_of_them
     }
-    unknown = sorted(set(found) - set(edits_of(file)))
+    unknown = sorted(set(reasons) - set(edits_of(file)))
     if unknown:
         raise InputError(f"{EQUIVALENT.name} lists what is no edit of {file}: {unknown[0][0]}: {unknown[0][1]}")
-    return found
+    return reasons
 
 
 # --- what finds an edit ----------------------------------------------------------------------------
@@ -212,8 +212,8 @@ def _alone(name: str) -> str:
     _, cache = op.fwd(**case.args)
     every = op.bwd(case.cotangent(), cache)
     for wrt in ([], *([key] for key in op.wrt)):
-        found = op.bwd(case.cotangent(), cache, wrt=wrt)
-        if list(found) != wrt or any(not np.array_equal(found[key], every[key]) for key in wrt):
+        grads = op.bwd(case.cotangent(), cache, wrt=wrt)
+        if list(grads) != wrt or any(not np.array_equal(grads[key], every[key]) for key in wrt):
             return f"{name}: the gradients {wrt} alone"
     return ""
 
@@ -225,11 +225,11 @@ def _test(file: str, names: tuple[str, ...]) -> str:
     import pytest
 
     class First:
-        found = ""
+        first_failure = ""
 
         def pytest_runtest_logreport(self, report: Any) -> None:
-            if report.failed and not self.found:
-                self.found = report.nodeid
+            if report.failed and not self.first_failure:
+                self.first_failure = report.nodeid
 
     every = OF_FILE.get(file, OF_KERNEL if names else OF_START)
     runs: list[tuple[list[str], list[str]]] = [([name], []) for name in every]
@@ -242,12 +242,12 @@ def _test(file: str, names: tuple[str, ...]) -> str:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # what else is installed takes longer to load than these tests
     for paths, chosen in runs:
         first = First()
-        given = [*(str(TESTS / path) for path in paths), *chosen]
+        arguments = [*(str(TESTS / path) for path in paths), *chosen]
         code = pytest.main(
-            ["-x", "-q", "-p", "no:cacheprovider", "-m", "not (job or slow)", *QUIET, *given], plugins=[first]
+            ["-x", "-q", "-p", "no:cacheprovider", "-m", "not (job or slow)", *QUIET, *arguments], plugins=[first]
         )
         if code != 0 and not (chosen and code == pytest.ExitCode.NO_TESTS_COLLECTED):
-            return first.found or f"{paths[0]} ends with {code!r}"
+            return first.first_failure or f"{paths[0]} ends with {code!r}"
     return ""
 
 
@@ -258,24 +258,24 @@ def _test(file: str, names: tuple[str, ...]) -> str:
 def _reached(file: str, function: str) -> tuple[str, ...]:
     """The kernels that call a function, those first whose forward or backward it is."""
     target = _plain(getattr(_module(file), function))
-    found = []
+    named = []
     for name, op in KERNELS.items():
         ends = [_plain(op.fwd), _plain(op.bwd)]
         called = set().union(*(_called(end) for end in ends))
         if target in called:
-            found.append((target not in ends, name))
-    return tuple(name for _, name in sorted(found, key=lambda pair: pair[0]))
+            named.append((target not in ends, name))
+    return tuple(name for _, name in sorted(named, key=lambda pair: pair[0]))
 
 
 @cache
 def _methods(file: str, function: str) -> tuple[str, ...]:
     """The methods whose dW, constants or kernel call a function; of the encoder's functions, all methods."""
-    target, found = _plain(getattr(_module(file), function)), []
+    target, named = _plain(getattr(_module(file), function)), []
     for name, method in METHODS.items():
         ends = [end for end in (method.kernel.fwd, method.kernel.bwd, method.delta_w, method.constants_of) if end]
         if file == "by_hand/encoder.py" or any(target in _called(_plain(end)) for end in ends):
-            found.append(name)
-    return tuple(found)
+            named.append(name)
+    return tuple(named)
 
 
 def _plain(function: Any) -> FunctionType:
@@ -285,11 +285,11 @@ def _plain(function: Any) -> FunctionType:
 @cache
 def _called(function: FunctionType) -> frozenset[FunctionType]:
     """The function, and the functions of by_hand that it calls by name, and those that they call."""
-    found = {function}
+    reached = {function}
     for name in function.__code__.co_names:
         other = function.__globals__.get(name)
         if callable(other) and ".by_hand." in getattr(other, "__module__", ""):
             other = _plain(other)
-            if isinstance(other, FunctionType) and other not in found:
-                found |= _called(other)
-    return frozenset(found)
+            if isinstance(other, FunctionType) and other not in reached:
+                reached |= _called(other)
+    return frozenset(reached)

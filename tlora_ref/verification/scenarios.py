@@ -44,8 +44,8 @@ class Case:
     def differentiable(self) -> dict[str, np.ndarray]:
         """The arguments that have a gradient, by the key of that gradient."""
         by_base = {arg.base: arg.name for arg in self.op.args}
-        given = {key: self.args[by_base[key]] for key in self.op.wrt}
-        return {key: value for key, value in given.items() if value is not None}
+        arrays = {key: self.args[by_base[key]] for key in self.op.wrt}
+        return {key: value for key, value in arrays.items() if value is not None}
 
     def with_arg(self, key: str, value: Any) -> dict[str, Any]:
         """The arguments with the one of that gradient key exchanged."""
@@ -128,8 +128,8 @@ def scenarios(op: Kernel, seed: int = 0) -> Iterator[tuple[str, Case]]:
     letters = {letter for arg in op.args for letter in arg.letters}
 
     def drawn(lead: tuple[int, ...] = LEAD, **size: int) -> Case:
-        found = DIFFERENT | (FACTORS if "X" in letters else {}) | size
-        return draw_case(op, seed, lead, found | tied(found), generic=True)
+        chosen_sizes = DIFFERENT | (FACTORS if "X" in letters else {}) | size
+        return draw_case(op, seed, lead, chosen_sizes | tied(chosen_sizes), generic=True)
 
     yield "different sizes", drawn()
     if {"M", "I", "O"} <= letters:

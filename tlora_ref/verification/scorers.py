@@ -213,12 +213,12 @@ def problems(op: str, pair: Pair, point: str = "all", seed: int = SEED) -> Itera
         losses = chain([small], (loss for _, loss in rest))
         yield from (_encoder_problem(pair, loss) for loss in losses)
         return
-    found = scenarios(KERNELS[op], seed)
+    placed = scenarios(KERNELS[op], seed)
     if point != "all":
-        cases = dict(found)
+        cases = dict(placed)
         chosen = "initial point" if point == "initial" and "initial point" in cases else "different sizes"
-        found = [(chosen, cases[chosen])]
-    yield from (_problem(pair, case) for _, case in found)
+        placed = [(chosen, cases[chosen])]
+    yield from (_problem(pair, case) for _, case in placed)
 
 
 def _problem(pair: Pair, case: Case) -> Problem:

@@ -65,17 +65,17 @@ def twin_of(kernel: str) -> Callable[..., Any]:
 
 def tasks() -> list[Task]:
     """The whole suite. On encoders the slow oracles run at the first scenario only."""
-    found = []
+    all_tasks = []
     for name, op in KERNELS.items():
         for scenario, _ in scenarios(op):
             oracles = ("auto",) if scenario == "float32" else available()
-            found.append(Task(name, None, scenario, tuple(o for o in oracles if o != "exact" or op.exact)))
+            all_tasks.append(Task(name, None, scenario, tuple(o for o in oracles if o != "exact" or op.exact)))
     every = tuple(o for o in available() if o != "exact")
     quick = tuple(o for o in every if o not in ("richardson", "mpmath"))
     for method in ENCODERS:
         names = [scenario for scenario, _ in encoder_scenarios(method)]
-        found += [Task("encoder", method, name, quick if i else every) for i, name in enumerate(names)]
-    return found
+        all_tasks += [Task("encoder", method, name, quick if i else every) for i, name in enumerate(names)]
+    return all_tasks
 
 
 def run_task(_: Any, task: Task) -> list[Found]:
@@ -113,10 +113,10 @@ class Summary:
         return not self.failed and not self.untested
 
 
-def summary(found: Sequence[Found]) -> Iterator[Summary]:
+def summary(outcomes: Sequence[Found]) -> Iterator[Summary]:
     """One line per subject, in the order of the suite."""
     subjects: dict[str, list[Found]] = {}
-    for item in found:
+    for item in outcomes:
         method = f" + {item.task.method}" if item.task.method else ""
         subjects.setdefault(f"{item.task.subject}{method}", []).append(item)
     for subject, items in subjects.items():

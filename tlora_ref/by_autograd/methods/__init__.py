@@ -11,11 +11,28 @@ edora.py       EDoRA: LoRA-XS, and the same
 lorta.py       LoRTA: one store trained for all layers, heads and matrices
 hta.py         HTA: reflection, diagonal, reflection, and a patch of low rank
 soda.py        SODA: the weight's own singular values shifted, its vectors rotated
+lora_gated.py  LoRA with a gate, DiffoRA's search
+triadapt.py    TriAdaptLoRA: LoRA with a core of two triangles, whose rank grows
 bottleneck.py  the adapters of Houlsby and of Pfeiffer
 """
 
 from ..twin import Twin
-from . import bottleneck, dora, edora, hta, lora, lora_fa, lora_xs, lorta, mtlora, soda, tlora, vera
+from . import (
+    bottleneck,
+    dora,
+    edora,
+    hta,
+    lora,
+    lora_fa,
+    lora_gated,
+    lora_xs,
+    lorta,
+    mtlora,
+    soda,
+    tlora,
+    triadapt,
+    vera,
+)
 
 TWINS: dict[str, Twin] = {
     "tlora": tlora.TWIN,
@@ -34,6 +51,8 @@ TWINS: dict[str, Twin] = {
     "hta": hta.PRINTED,
     "hta_unit": hta.UNIT,
     "soda": soda.TWIN,
+    "lora_gated": lora_gated.TWIN,
+    "triadapt": triadapt.TWIN,
     "adapter_h": bottleneck.HOULSBY,
     "adapter_p": bottleneck.PFEIFFER,
 }

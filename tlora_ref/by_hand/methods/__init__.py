@@ -11,11 +11,28 @@ edora.py       EDoRA: LoRA-XS, and the same
 lorta.py       LoRTA: one store trained for all layers, heads and matrices
 hta.py         HTA: reflection, diagonal, reflection, and a patch of low rank
 soda.py        SODA: the weight's own singular values shifted, its vectors rotated
+lora_gated.py  LoRA with a gate, DiffoRA's search
+triadapt.py    TriAdaptLoRA: LoRA with a core of two triangles, whose rank grows
 bottleneck.py  the adapters of Houlsby and of Pfeiffer
 """
 
 from ...methods import Method
-from . import bottleneck, dora, edora, hta, lora, lora_fa, lora_xs, lorta, mtlora, soda, tlora, vera
+from . import (
+    bottleneck,
+    dora,
+    edora,
+    hta,
+    lora,
+    lora_fa,
+    lora_gated,
+    lora_xs,
+    lorta,
+    mtlora,
+    soda,
+    tlora,
+    triadapt,
+    vera,
+)
 
 METHODS: dict[str, Method] = {
     "tlora": tlora.METHOD,
@@ -34,6 +51,8 @@ METHODS: dict[str, Method] = {
     "hta": hta.PRINTED,
     "hta_unit": hta.UNIT,
     "soda": soda.METHOD,
+    "lora_gated": lora_gated.METHOD,
+    "triadapt": triadapt.METHOD,
     "adapter_h": bottleneck.HOULSBY,
     "adapter_p": bottleneck.PFEIFFER,
 }

@@ -158,6 +158,7 @@ DETACHED = Method(
     delta_w=dora_delta_w,
     constants_of=dora_constants,
     additive=False,
+    product=True,
     rescales=True,
 )
 
@@ -170,5 +171,6 @@ FULL = Method(
     draw=dora_draw,
     delta_w=dora_delta_w,
     additive=False,
+    product=True,
     rescales=True,
 )

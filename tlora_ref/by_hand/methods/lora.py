@@ -92,4 +92,5 @@ METHOD = Method(
     trained=("A", "B"),
     draw=lora_draw,
     delta_w=lora_delta_w,
+    product=True,
 )

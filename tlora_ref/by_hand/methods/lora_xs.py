@@ -18,9 +18,8 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ...draws import normal
+from ...factors import singular_vectors
 from ...methods import Kernel, Method, Site
 from ...shapes import shaped
 from ..ops import Array, Cache, Grads, rows, wanted
@@ -32,11 +31,8 @@ if TYPE_CHECKING:
 def lora_xs_draw(site: Site, W0_IO: Array, config: AdapterConfig) -> dict[str, Array]:
     """The arrays of one matrix at the start."""
     R = site.R
-    U_IK, S_K, Vt_KO = np.linalg.svd(np.asarray(W0_IO, dtype=np.float64), full_matrices=False)
-    # a singular vector's sign is free: its largest entry is made positive, so that draws agree between libraries
-    sign_R = np.sign(np.take_along_axis(U_IK, np.abs(U_IK).argmax(axis=0)[None], axis=0))[0, :R]
-    A_IR, C_RO = U_IK[:, :R] * (S_K[:R] * sign_R), Vt_KO[:R] * sign_R[:, None]
-    return {"A": A_IR, "M": normal(config.seed, f"{site.name}.M", (R, R), 1e-5), "C": C_RO}
+    U_IR, S_R, C_RO = singular_vectors(W0_IO, R)
+    return {"A": U_IR * S_R, "M": normal(config.seed, f"{site.name}.M", (R, R), 1e-5), "C": C_RO}
 
 
 @shaped

@@ -7,6 +7,9 @@ Start       B = 0 and alpha = 1: at first nothing changes. A and C are normal, b
                 released (kaiming_normal_(a = sqrt 5) on A stored (I, R) and C stored (R, O), where torch takes the
                 second axis as fan-in):         A ~ N(0, 1 / (3 R)),   C ~ N(0, 1 / (3 O))
                 fan_in (the axis summed over):  A ~ N(0, 1 / (3 I)),   C ~ N(0, 1 / (3 R))
+            or, beyond the paper, orthogonal with the norms of the released rule (factors.py has the sources):
+                orthonormal: random;   weight_svd: singular vectors of W0, as in LoRA-XS;
+                gradient: singular vectors of dL/dW0 on given examples, as in LoRA-SB (gradient_factors.py)
 Twin        by_autograd/methods/tlora.py.
 Checked by  tests/test_kernels.py (oracles, exact rationals) and tests/test_laws.py (the laws of the method).
 
@@ -24,8 +27,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...draws import normal
+from ...factors import along_singular_vectors, orthonormal, with_released_norms
 from ...methods import Kernel, Method, Site
-from ...shapes import shaped
+from ...shapes import InputError, shaped
 from ..ops import Array, Cache, Grads, rows, wanted
 
 if TYPE_CHECKING:
@@ -33,18 +37,31 @@ if TYPE_CHECKING:
 
 
 def factor_stds(rule: str, I: int, O: int, R: int) -> tuple[float, float]:
-    """The standard deviations of A (I, R) and C (R, O) under a rule of config.INITS."""
-    fan_A, fan_C = {"released": (R, O), "fan_in": (I, R)}[rule]
+    """The standard deviations of A (I, R) and C (R, O) under a rule of config.INITS; all but "fan_in" have the released
+    ones."""
+    fan_A, fan_C = (I, R) if rule == "fan_in" else (R, O)
     return 1 / sqrt(3 * fan_A), 1 / sqrt(3 * fan_C)
 
 
 def tlora_draw(site: Site, W0_IO: Array, config: AdapterConfig) -> dict[str, Array]:
-    """The arrays of one matrix at the start."""
+    """The arrays of one matrix at the start. Raises InputError for the rule "gradient": W0 has no gradient in it."""
     name, I, O, R = site.name, site.I, site.O, site.R
-    std_A, std_C = factor_stds(config.init, I, O, R)
-    A_IR = normal(config.seed, f"{name}.A", (I, R), std_A)
-    C_RO = normal(config.seed, f"{name}.C", (R, O), std_C)
-    return {"A": A_IR, "B": np.zeros((R, R)), "C": C_RO, "alpha": np.ones(())}
+    if config.init == "gradient":
+        raise InputError(f"init is 'gradient', and no factors are given for {name}: gradient_factors makes them")
+    if config.init == "weight_svd":
+        A_IR, C_RO = along_singular_vectors(W0_IO, R)
+    else:
+        std_A, std_C = factor_stds(config.init, I, O, R)
+        A_IR = normal(config.seed, f"{name}.A", (I, R), std_A)
+        C_RO = normal(config.seed, f"{name}.C", (R, O), std_C)
+        if config.init == "orthonormal":
+            A_IR, C_RO = with_released_norms(orthonormal(A_IR), orthonormal(C_RO.T))
+    return tlora_start(A_IR, C_RO)
+
+
+def tlora_start(A_IR: Array, C_RO: Array) -> dict[str, Array]:
+    """The arrays of one matrix at the start, between frozen factors that are given."""
+    return {"A": A_IR, "B": np.zeros((A_IR.shape[1], C_RO.shape[0])), "C": C_RO, "alpha": np.ones(())}
 
 
 @shaped

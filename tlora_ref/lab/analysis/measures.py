@@ -25,7 +25,7 @@ from .conserved import OPTIMIZERS, conserved, drift
 from .distribution import describe
 from .norms import late_growth, validation_rise
 from .similarity import cosine, overlap, principal_angles, relative_difference, unrelated
-from .spectra import effective_rank, positive_share, singular_values, spectral_distance
+from .spectra import effective_rank, positive_share, real_parts, singular_values, spectral_distance
 from .subspace import best_share, captured_share
 from .updates import update
 
@@ -59,9 +59,10 @@ def mean_alpha(runs: Sequence[Run]) -> float:
     return fmean(abs(a) for run in runs for values in run.history["alpha"].values() for a in values)
 
 
-def measure(base: Model, runs: Runs) -> dict[str, Any]:
-    """Everything that follows from the runs. ``runs`` has at least "tlora", "lora" (of the same rank), "full" and
-    "dropout", each over the same seeds, two or more."""
+def measure(base: Model, runs: Runs, draws: int = DRAWS) -> dict[str, Any]:
+    """Everything that follows from the runs. ``runs`` has at least "tlora", "lora" (of the same rank) and "dropout",
+    each over the same seeds, two or more; what is measured on "full" is left out where there is none. ``draws``: random
+    updates behind each value of a control."""
     tlora = runs["tlora"]
     matrices = sorted(tlora[0].model.adapted, key=lambda name: (name.rpartition(".")[2], name))
     rank, seeds = tlora[0].model.adapter.rank, range(len(tlora))
@@ -69,6 +70,7 @@ def measure(base: Model, runs: Runs) -> dict[str, Any]:
     dW = {
         key: [{name: update(run.model, base, name) for name in matrices} for run in runs[key]]
         for key in ("tlora", "lora", "full")
+        if key in runs
     }
 
     def per_seed(value: Callable[[int, str], float]) -> list[float]:
@@ -105,10 +107,8 @@ def measure(base: Model, runs: Runs) -> dict[str, Any]:
         "generalisation": {
             key: [run.history["eval_loss"][-1] - run.train_loss for run in runs[key]] for key in ("tlora", "dropout")
         },
-        "validation_rise": {
-            key: [validation_rise(run.history["eval_loss"]) for run in runs[key]] for key in ("tlora", "lora", "full")
-        },
-        "distribution": _distribution(tlora, dW["full"], matrices),
+        "validation_rise": {key: [validation_rise(run.history["eval_loss"]) for run in runs[key]] for key in dW},
+        "distribution": _distribution(tlora, dW.get("full"), matrices),
         "late_growth": per_seed(lambda s, name: late_growth(tlora[s].history["B_norm"][name])),
         "schedule_share": schedule_share(len(tlora[0].history["eval_loss"]) - 1),
         "alpha": {kind: last("alpha", kind) for kind in ("query", "value")},
@@ -130,9 +130,9 @@ def measure(base: Model, runs: Runs) -> dict[str, Any]:
             "adapted": between("tlora", "lora", lambda x, y, name: relative_difference(W0[name] + x, W0[name] + y)),
             "update": between("tlora", "lora", lambda x, y, _: relative_difference(x, y)),
         },
-        "eigenvalues": _eigenvalues(W0, dW, tlora, matrices),
-        "cosine": _cosines(W0, dW, runs["lora"][0].model.adapter.scale, rank, matrices),
-        "captured": _captured(dW, tlora, rank, matrices),
+        "eigenvalues": _eigenvalues(W0, dW, tlora, matrices, draws),
+        "cosine": _cosines(W0, dW, runs["lora"][0].model.adapter.scale, rank, matrices, draws),
+        "captured": _captured(dW, tlora, rank, matrices) if "full" in dW else None,
         "conserved": {
             "rates": list(RATES),
             "time": TIME,
@@ -142,24 +142,25 @@ def measure(base: Model, runs: Runs) -> dict[str, Any]:
 
 
 def _distribution(
-    tlora: Sequence[Run], full: Sequence[Mapping[str, Array]], matrices: Sequence[str]
+    tlora: Sequence[Run], full: Sequence[Mapping[str, Array]] | None, matrices: Sequence[str]
 ) -> dict[str, list[float]]:
     """Moments of B; and of full fine-tuning's dW as it is, and seen through the frozen factors, A^T dW C^T."""
     rows = []
-    for run, dW in zip(tlora, full, strict=True):
+    for s, run in enumerate(tlora):
         params = run.model.params
         shapes = [describe(params[f"{name}.B"]) for name in matrices]
-        seen = [describe(params[f"{name}.A"].T @ dW[name] @ params[f"{name}.C"].T) for name in matrices]
-        rows.append(
-            {
-                "skewness": fmean(abs(d.skewness) for d in shapes),
-                "excess_kurtosis": fmean(abs(d.excess_kurtosis) for d in shapes),
-                "gaussian_share": fmean(abs(d.skewness) < 0.5 and abs(d.excess_kurtosis) < 1 for d in shapes),
-                "rejected_share": fmean(d.p_normal < 0.05 for d in shapes),
-                "projected_kurtosis": fmean(abs(d.excess_kurtosis) for d in seen),
-                "full_kurtosis": fmean(abs(describe(dW[name]).excess_kurtosis) for name in matrices),
-            }
-        )
+        row = {
+            "skewness": fmean(abs(d.skewness) for d in shapes),
+            "excess_kurtosis": fmean(abs(d.excess_kurtosis) for d in shapes),
+            "gaussian_share": fmean(abs(d.skewness) < 0.5 and abs(d.excess_kurtosis) < 1 for d in shapes),
+            "rejected_share": fmean(d.p_normal < 0.05 for d in shapes),
+        }
+        if full is not None:
+            dW = full[s]
+            seen = [describe(params[f"{name}.A"].T @ dW[name] @ params[f"{name}.C"].T) for name in matrices]
+            row["projected_kurtosis"] = fmean(abs(d.excess_kurtosis) for d in seen)
+            row["full_kurtosis"] = fmean(abs(describe(dW[name]).excess_kurtosis) for name in matrices)
+        rows.append(row)
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
@@ -175,31 +176,38 @@ def schedule_share(epochs: int, share: float = 0.25) -> float:
 
 
 def _eigenvalues(
-    W0: Mapping[str, Array], dW: Updates, tlora: Sequence[Run], matrices: Sequence[str]
+    W0: Mapping[str, Array], dW: Updates, tlora: Sequence[Run], matrices: Sequence[str], draws: int
 ) -> dict[str, list[float]]:
     """Distances to LoRA's spectrum: of TLoRA; of TLoRA with a random B and the same norm of dW (control); of LoRA with
     another seed (ceiling)."""
+    # a seed's spectra under LoRA are its own and the ceiling of the seed before
+    lora = {key: [{name: real_parts(W + D[name]) for name, W in bases.items()} for D in dW["lora"]]
+            for key, bases in (("adapted", W0), ("update", dict.fromkeys(W0, 0.0)))}  # fmt: skip
     found: dict[str, list[float]] = {}
     for s, run in enumerate(tlora):
         rows = []
         for name in matrices:
-            ours, lora = dW["tlora"][s][name], dW["lora"][s][name]
-            other = dW["lora"][(s + 1) % len(tlora)][name]
+            ours = dW["tlora"][s][name]
             A_IR, B_RR, C_RO = _trained(run.model, name, "ABC")
-            drawn = [A_IR @ normal(i, f"audit.{s}.{name}", B_RR.shape, 1.0) @ C_RO for i in range(DRAWS)]
+            drawn = [A_IR @ normal(i, f"audit.{s}.{name}", B_RR.shape, 1.0) @ C_RO for i in range(draws)]
             random = [D * (np.linalg.norm(ours) / np.linalg.norm(D)) for D in drawn]
-            row = {"positive_tlora": positive_share(W0[name] + ours), "positive_lora": positive_share(W0[name] + lora)}
-            for key, W in (("adapted", W0[name]), ("update", np.zeros_like(lora))):
-                row[key] = spectral_distance(W + ours, W + lora)
-                row[f"{key}_control"] = fmean(spectral_distance(W + D, W + lora) for D in random)
-                row[f"{key}_ceiling"] = spectral_distance(W + other, W + lora)
+            row = {}
+            for key, W in (("adapted", W0[name]), ("update", 0.0)):
+                here, mine = lora[key][s][name], real_parts(W + ours)
+                row[key] = spectral_distance(mine, here)
+                row[f"{key}_control"] = fmean(spectral_distance(real_parts(W + D), here) for D in random)
+                row[f"{key}_ceiling"] = spectral_distance(lora[key][(s + 1) % len(tlora)][name], here)
+                if key == "adapted":
+                    row |= {"positive_tlora": positive_share(mine), "positive_lora": positive_share(here)}
             rows.append(row)
         for key in rows[0]:
             found.setdefault(key, []).append(fmean(row[key] for row in rows))
     return found
 
 
-def _cosines(W0: Mapping[str, Array], dW: Updates, scale: float, rank: int, matrices: Sequence[str]) -> dict[str, Any]:
+def _cosines(
+    W0: Mapping[str, Array], dW: Updates, scale: float, rank: int, matrices: Sequence[str], draws: int
+) -> dict[str, Any]:
     """Cosines per seed, and per matrix for the figure; controls are means over random pairs of the same norms.
 
     "published" is what the released code computes: LoRA's update without its scale, and both updates, which are
@@ -210,26 +218,26 @@ def _cosines(W0: Mapping[str, Array], dW: Updates, scale: float, rank: int, matr
     for s in range(seeds):
         rows = []
         for name in matrices:
-            W, ours, lora, full = W0[name], dW["tlora"][s][name], dW["lora"][s][name], dW["full"][s][name]
+            W, ours, lora = W0[name], dW["tlora"][s][name], dW["lora"][s][name]
             ours_after, lora_after = (dW[key][(s + 1) % seeds][name] for key in ("tlora", "lora"))
-            pairs = [(unrelated(ours, i, f"{s}.{name}.1"), unrelated(lora, i, f"{s}.{name}.2")) for i in range(DRAWS)]
-            rows.append(
-                {
-                    "published": cosine(W.T + ours, W.T + lora / scale),
-                    "published_control": fmean(cosine(W.T + x, W.T + y / scale) for x, y in pairs),
-                    "published_ceiling": cosine(W.T + lora_after / scale, W.T + lora / scale),
-                    "with_scale": cosine(W.T + ours, W.T + lora),
-                    "with_transpose": cosine(W + ours, W + lora / scale),
-                    "adapted": cosine(W + ours, W + lora),
-                    "adapted_control": fmean(cosine(W + x, W + y) for x, y in pairs),
-                    "update": cosine(ours, lora),
-                    "update_control": fmean(cosine(x, y) for x, y in pairs),
-                    "update_ceiling": cosine(lora_after, lora),
-                    "tlora_ceiling": cosine(ours_after, ours),
-                    "full_lora": cosine(full, lora),
-                    "overlap": overlap(principal_angles(ours, lora, rank)),
-                }
-            )
+            pairs = [(unrelated(ours, i, f"{s}.{name}.1"), unrelated(lora, i, f"{s}.{name}.2")) for i in range(draws)]
+            row = {
+                "published": cosine(W.T + ours, W.T + lora / scale),
+                "published_control": fmean(cosine(W.T + x, W.T + y / scale) for x, y in pairs),
+                "published_ceiling": cosine(W.T + lora_after / scale, W.T + lora / scale),
+                "with_scale": cosine(W.T + ours, W.T + lora),
+                "with_transpose": cosine(W + ours, W + lora / scale),
+                "adapted": cosine(W + ours, W + lora),
+                "adapted_control": fmean(cosine(W + x, W + y) for x, y in pairs),
+                "update": cosine(ours, lora),
+                "update_control": fmean(cosine(x, y) for x, y in pairs),
+                "update_ceiling": cosine(lora_after, lora),
+                "tlora_ceiling": cosine(ours_after, ours),
+                "overlap": overlap(principal_angles(ours, lora, rank)),
+            }
+            if "full" in dW:
+                row["full_lora"] = cosine(dW["full"][s][name], lora)
+            rows.append(row)
         for key in rows[0]:
             per_matrix.setdefault(key, []).append([row[key] for row in rows])
     found = {key: [fmean(values) for values in runs] for key, runs in per_matrix.items()}

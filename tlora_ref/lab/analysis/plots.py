@@ -32,6 +32,7 @@ COLOURS = Looks(
         "full": "#000000",
         "nothing": "#7f7f7f",
         "lora_fa": "#E69F00",
+        "lora_gated": "#D55E00",
         "vera": "#009E73",
         "lora_xs": "#56B4E9",
         "dora": "#CC79A7",
@@ -58,6 +59,7 @@ MARKERS = Looks(
         "full": "D",
         "nothing": "x",
         "lora_fa": "v",
+        "lora_gated": "+",
         "vera": "P",
         "lora_xs": "h",
         "dora": "d",
@@ -223,22 +225,24 @@ def alpha_and_norm(path: Path, label: str, histories: list[Mapping[str, Any]]) -
 
 
 def accuracy_of_setups(path: Path, rows: list[Mapping[str, Any]]) -> None:
-    """Test accuracy over trained parameters, a mark for every seed and the mean; what needs no training as lines."""
+    """Test accuracy over trained parameters, a mark for every seed, the mean and its interval; what trains nothing
+    of the model as lines."""
     with figure(path, width=7.4) as ((axis,),):
-        for row, dash in zip((r for r in rows if r["trained"] is None), DASHES[1:], strict=False):
+        for row, dash in zip((r for r in rows if r["stored_bytes"] is None), DASHES[1:], strict=False):
             axis.axhline(row["accuracy_mean"], color=COLOURS["nothing"], ls=dash, lw=1.2)
             axis.annotate(row["method"], (0.01, row["accuracy_mean"]), xytext=(0, 3), fontsize=9,
                           xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
-        for row in (r for r in rows if r["trained"] is not None):
+        for row in (r for r in rows if r["stored_bytes"] is not None):
             colour, marker, n = COLOURS[row["kind"]], MARKERS[row["kind"]], len(row["accuracies"])
             axis.scatter([row["trained"]] * n, row["accuracies"], color=colour, marker=marker, s=18, alpha=0.45)
-            axis.errorbar(row["trained"], row["accuracy_mean"], row["accuracy_std"], color=colour, marker=marker, ms=9,
+            bars = None if row["low"] is None else [[row["high"] - row["accuracy_mean"]]] * 2
+            axis.errorbar(row["trained"], row["accuracy_mean"], bars, color=colour, marker=marker, ms=9,
                           capsize=4, ls="none", label=f"{row['method']}, {row['trained']:,}")  # fmt: skip
         axis.set_xscale("log")
         axis.margins(x=0.15)
         axis.set_xlabel("trained parameters")
         axis.set_ylabel("test accuracy")
-        axis.set_title("Does it follow? Every seed, mean and standard deviation")
+        axis.set_title("Kinds of questions: every seed, mean and 95 % interval")
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 

@@ -36,14 +36,19 @@ def effective_rank(W_IO: Array) -> float:
     return float(np.exp(-(p_K * np.log(p_K)).sum()))
 
 
-def positive_share(W: Array) -> float:
-    """The share of a square matrix's eigenvalues whose real part is above zero."""
-    return float((eigenvalues(W).real > 0).mean())
+def real_parts(W: Array) -> Array:
+    """(n,) of a square matrix's eigenvalues, in order. Raises as ``eigenvalues``."""
+    return np.sort(eigenvalues(W).real)
 
 
-def spectral_distance(one: Array, other: Array) -> float:
-    """Wasserstein-1 distance between the real parts of the eigenvalues of two square matrices of one size: the mean
-    distance between them in order. The histograms of figure 8 of arXiv 2504.18735 are of real parts, by their sign."""
-    if one.shape != other.shape:
-        raise ShapeError(f"matrices of shapes {one.shape} and {other.shape}, expected equal ones")
-    return float(np.abs(np.sort(eigenvalues(one).real) - np.sort(eigenvalues(other).real)).mean())
+def positive_share(real_N: Array) -> float:
+    """The share of real parts above zero."""
+    return float((real_N > 0).mean())
+
+
+def spectral_distance(one_N: Array, other_N: Array) -> float:
+    """Wasserstein-1 distance between the real parts of two spectra of one size, each in order: the mean distance
+    between them. The histograms of figure 8 of arXiv 2504.18735 are of real parts, by their sign."""
+    if one_N.shape != other_N.shape:
+        raise ShapeError(f"spectra of shapes {one_N.shape} and {other_N.shape}, expected equal ones")
+    return float(np.abs(one_N - other_N).mean())

@@ -109,5 +109,36 @@ def column_effect(tables: Sequence[np.ndarray], draws: int = 2_000, seed: int = 
     return (1 + as_large) / (1 + draws)
 
 
+@dataclass(frozen=True)
+class Components:
+    """Variances that add up to that of one run: by what the rows stand for, by what the columns do, and the rest."""
+
+    rows: float
+    columns: float
+    rest: float
+
+
+def variance_components(table: np.ndarray) -> Components:
+    """Of a table (rows, columns) with one value for every pair, by the mean squares of a two-way layout: with n
+    columns, E[mean square of rows] = rest + n * rows. An estimate may come out negative, where there is nothing to
+    find; it is left so, for cut off at zero it would be too large on average.
+
+    Source: S. Searle, G. Casella and C. McCulloch, Variance Components, 1992, chapter 4. Raises InputError for a table
+    without two rows and two columns.
+    """
+    table = np.asarray(table, dtype=float)
+    if table.ndim != 2 or min(table.shape) < 2:
+        raise InputError(f"the table has shape {table.shape}, expected two rows and two columns at least")
+    n_rows, n_columns = table.shape
+    of_rows, of_columns, mean = table.mean(axis=1), table.mean(axis=0), table.mean()
+    residual = table - of_rows[:, None] - of_columns + mean
+    rest = float(np.square(residual).sum()) / ((n_rows - 1) * (n_columns - 1))
+    return Components(
+        rows=float(of_rows.var(ddof=1)) - rest / n_columns,
+        columns=float(of_columns.var(ddof=1)) - rest / n_rows,
+        rest=rest,
+    )
+
+
 def _standard_error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) / sqrt(len(values))

@@ -30,8 +30,8 @@ CANNOT = "not judged"
 VERDICTS = {
     HOLDS: "settled by arithmetic or by construction, whatever the model",
     HOLDS_NOT: "the same, the other way",
-    HOLDS_HERE: f"measured on the digits over at least {MIN_SEEDS} seeds, the same from runs of half the length, and "
-    f"p below {LEVEL:g} after Holm's correction over all claims that are judged by a test",
+    HOLDS_HERE: f"measured on this model and data over at least {MIN_SEEDS} seeds, the same from runs of half the "
+    f"length, and p below {LEVEL:g} after Holm's correction over all claims that are judged by a test",
     HOLDS_NOT_HERE: "the same, the other way",
     CANNOT: "too few seeds, a difference that chance or the length of training could make, or a claim about another "
     "model and data",

@@ -3,6 +3,7 @@
 timing.py    interleaved repeats, medians and spread; what the machine is
 layers.py    one adapted layer in torch, beside PEFT's and loralib's; candidates.py: other ways to compute it
 encoder.py   a training step by hand, beside eager PyTorch and the matrix products alone
+methods.py   a training step with every registered method
 memory.py    what is kept for a backward, and bytes over rank and model size
 check.py     what a gradient check costs
 tricks.py    what the tricks of by_hand/fast.py gain

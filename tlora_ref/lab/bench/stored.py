@@ -1,6 +1,6 @@
-"""What the runs in results/ say: bench about the cost of an adapted layer, compare about accuracy. Needs no torch.
+"""What stored runs in results/ say: the cost of an adapted layer, and learning rates on questions. Needs no torch.
 
-Checked by  tests/test_audit.py.
+Checked by  tests/test_audit.py, tests/test_text.py.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
+def stored(name: str) -> dict[str, Any]:
+    """The stored report of a job."""
+    report: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return report
+
+
 def overhead(width: int = 1024, rank: int = 32) -> dict[str, Any]:
     """One layer of that size, forward and backward: TLoRA's operations over the frozen layer's, and for every dtype the
     (median, lower quartile, upper quartile) of the time over the frozen layer's, of TLoRA and of PEFT's LoRA."""
-    report = json.loads((RESULTS / "bench.json").read_text())
+    report = stored("bench")
     rows = [r for r in report["layers"] if (r["over"], r["width"], r["rank"]) == ("size", width, rank)]
     times: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -25,6 +31,7 @@ def overhead(width: int = 1024, rank: int = 32) -> dict[str, Any]:
     return {"width": width, "rank": rank, "processor": report["processor"], "flops": flops, "times": times}
 
 
-def compared() -> dict[str, Any]:
-    """The run of ``compare`` as the job wrote it: ``rows`` at natural and matched ranks, ``curves`` over ranks."""
-    return json.loads((RESULTS / "compare.json").read_text())
+def stored_rates() -> dict[str, float]:
+    """Row -> the learning rate that the published run of ``text`` chose for it, on validation questions."""
+    rows = json.loads((RESULTS / "text.json").read_text())["rows"] if (RESULTS / "text.json").exists() else []
+    return {row["method"]: row["learning_rate"] for row in rows if row["learning_rate"] is not None}

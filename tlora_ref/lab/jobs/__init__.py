@@ -7,6 +7,7 @@ compare.py  every method of the family on turned digits
 count.py    what a method trains and stores on known models
 text.py     a real language model adapted to real text
 audit.py    the paper's claims, each measured and judged; its figures; one HTML page
+subspace.py what the random subspace costs, and what a chosen one gains
 bench.py    speed and memory
 glue.py     the paper's experiment on a transformers model
 mutate.py   mechanical edits of our own files: does the suite find them

@@ -18,7 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
@@ -26,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from ...config import AdapterConfig, TrainConfig
+from ...config import TrainConfig
 from ...counts import held
 from ...files import write_atomic
 from ...model import Model
 from ...shapes import InputError
 from ...tables import output_folder, table, write_json
 from ..analysis.claims import judge
-from ..analysis.measures import RATES, TIME, Run, mean_alpha, measure
+from ..analysis.measures import RATES, TIME, Run, measure
 from ..analysis.misprints import misprints, misprints_table
 from ..analysis.norms import factor_norms
 from ..analysis.subspace import isotropic_share
@@ -41,10 +42,11 @@ from ..analysis.updates import update
 from ..analysis.verdicts import CANNOT, MIN_SEEDS, Row
 from ..bench.stored import overhead
 from ..data import SHIFTS, load_digits
-from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Shared, Task, fingerprint, pretrain
+from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Shared, Task, Variant, fingerprint, pretrain
 from ..learning_rates import described, search
 from ..rooms import ByHand
-from ..runs import one_thread, run_all, with_progress
+from ..runs import one_thread, with_progress
+from ..study import matched_rate, study
 
 DEEP = replace(ENCODER, layers=4)
 """The encoder of compare and demo with twice the layers: the paper's figures are about differences between layers."""
@@ -54,26 +56,6 @@ BRIEF = replace(QUICK, pretrain=8, epochs=4)
 
 RANK, EQUAL = 16, 4
 """TLoRA's rank, and the rank at which LoRA trains as many numbers at width 32: 2 d r = 256 for r^2 + 1 = 257."""
-
-
-@dataclass(frozen=True)
-class Variant(Setup):
-    """A setup, with what the audit changes about it."""
-
-    dropout: float = 0.0
-    lora_alpha: float | None = None
-    learn_alpha: bool = True
-
-    def adapter(self, seed: int = 0) -> AdapterConfig | None:
-        """The adapter it attaches, if any."""
-        plain = super().adapter(seed)
-        changes = {"dropout": self.dropout, "lora_alpha": self.lora_alpha}
-        return None if plain is None else replace(plain, **changes)
-
-    def prepare(self, base: Model, seed: int) -> Model:
-        """The base, made ready; without alpha among what trains if it is to stay 1."""
-        model = super().prepare(base, seed)
-        return model.training({name for name in model.trained if self.learn_alpha or not name.endswith(".alpha")})
 
 
 # LoRA's scale is 1/2, that of the released control (lora_alpha 16 at r = 32): so that leaving it out shows
@@ -126,13 +108,14 @@ def run(args: argparse.Namespace) -> int:
         base = pretrain(ByHand(), upright["train"], plan, DEEP)
     store = folder / f"runs-{args.shift}-{fingerprint(base)}.jsonl"
     shared = (ByHand(), base, shifted)
-    rates, found = experiment(shared, plan, seeds, store)
-    shorter = None
-    if seeds >= MIN_SEEDS:  # with fewer there is no verdict that longer training could change
-        half = replace(plan, epochs=plan.epochs // 2)
-        shorter = _measured(base, runs_at(shared, half, seeds, store, rates), half, rates)
+    # with fewer seeds there is no verdict that longer training could change
+    lengths = [plan.epochs, plan.epochs // 2] if seeds >= MIN_SEEDS else [plan.epochs]
+    rates, runs = experiment(shared, plan, seeds, lengths, store)
+    found = runs[plan.epochs]
+    measured, *others = (_measured(args.shift, base, runs[epochs], epochs, rates) for epochs in lengths)
+    shorter = others[0] if others else None
+    if shorter is not None:
         del shorter["cosine"]["per_matrix"]  # which only the figure needs
-    measured = _measured(base, found, plan, rates)
     claims = judge(measured, shorter)
     report = {"job": "audit", "shift": args.shift, "quick": args.quick, "seeds": seeds,
               "rows": [asdict(claim) for claim in claims], "misprints": [asdict(m) for m in misprints()],
@@ -160,12 +143,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(
-    base: Model, found: Mapping[str, Sequence[Run]], plan: Plan, rates: Mapping[str, float]
+    shift: str, base: Model, found: Mapping[str, Sequence[Run]], epochs: int, rates: Mapping[str, float]
 ) -> dict[str, Any]:
     with one_thread():
         return measure(base, found) | {
+            "data": f"{shift} digits",
             "equal_rank": EQUAL,
-            "epochs": plan.epochs,
+            "epochs": epochs,
             "learning_rates": dict(rates),
             "counts": {key: held(SETUPS[key].prepare(base, 0)).trained for key in COUNTED},
             "overhead": overhead(),
@@ -220,29 +204,14 @@ def observe(shared: Shared, task: Task) -> dict[str, Any]:
     }
 
 
-def experiment(shared: Shared, plan: Plan, seeds: int, store: Path) -> tuple[dict[str, float], dict[str, list[Run]]]:
-    """(learning rates, runs over the seeds) of every setup."""
+def experiment(
+    shared: Shared, plan: Plan, seeds: int, lengths: Sequence[int], store: Path
+) -> tuple[dict[str, float], dict[int, dict[str, list[Run]]]]:
+    """The learning rate of every setup; and by their epochs, by setup, its runs over the seeds."""
     best = search(shared, list(SETUPS.values()), plan, store)
     rates = {key: best[setup] for key, setup in SETUPS.items()}
-    found = runs_at(shared, plan, seeds, store, rates)
-    return rates | {"alpha_matched": rates["tlora"] * mean_alpha(found["tlora"])}, found
-
-
-def runs_at(shared: Shared, plan: Plan, seeds: int, store: Path, rates: Mapping[str, float]) -> dict[str, list[Run]]:
-    """Runs of the plan's length over the seeds of every setup, "alpha_matched" among them: alpha fixed at 1, with
-    TLoRA's learning rate times the mean alpha along TLoRA's runs, so that a step of the optimizer moves alpha B as
-    far."""
-    base = shared[1]
-
-    def runs(setups: Mapping[str, Setup], rates: Mapping[str, float]) -> dict[str, list[Run]]:
-        tasks = [Task(setup, rates[key], seed, plan.epochs, "test") for key, setup in setups.items()
-                 for seed in range(seeds)]  # fmt: skip
-        results = iter(run_all(observe, shared, tasks, f"runs of {plan.epochs} epochs", store=store))
-        return {key: [_run(base, setup, seed, next(results)) for seed in range(seeds)] for key, setup in setups.items()}
-
-    found = runs(SETUPS, rates)
-    matched = rates["tlora"] * mean_alpha(found["tlora"])
-    return found | runs({"alpha_matched": SETUPS["alpha_own"]}, {"alpha_matched": matched})
+    found = study(shared, SETUPS, rates, seeds, lengths, store, observe, partial(_run, shared[1]))
+    return rates | {"alpha_matched": matched_rate(rates["tlora"], found[lengths[0]]["tlora"])}, found
 
 
 def _run(base: Model, setup: Setup, seed: int, result: Mapping[str, Any]) -> Run:

@@ -2,6 +2,7 @@
 
     python -m tlora_ref bench layers     times an adapted layer in torch, beside PEFT's and loralib's.
     python -m tlora_ref bench encoder    times a training step by hand, beside eager PyTorch and its matrix products.
+    python -m tlora_ref bench methods    times a training step with every method, by hand and in torch.
     python -m tlora_ref bench memory     computes bytes over rank and model size, and checks them where they fit.
     python -m tlora_ref bench check      measures what a gradient check costs.
     python -m tlora_ref bench gpu        times a step of a RoBERTa-large-shaped model on a CUDA device.
@@ -24,7 +25,7 @@ from ...shapes import InputError
 from ...tables import output_folder, size, table, write_json
 from ..runs import one_torch_thread, run_all
 
-PARTS = ("layers", "encoder", "memory", "check", "gpu")
+PARTS = ("layers", "encoder", "methods", "memory", "check", "gpu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +108,7 @@ def _gpu(quick: bool) -> list[tuple[Any, ...]]:
 
 TASKS: dict[str, Callable[[bool], list[tuple[Any, ...]]]] = {
     "layers": _layers, "encoder": _encoder, "check": _check, "gpu": _gpu,
+    "methods": lambda quick: [("methods", 0.5 if quick else 30.0)],
     "memory": lambda quick: [("memory", 256 if quick else 1024)],
 }  # fmt: skip
 """What a part measures, one tuple a case."""
@@ -127,6 +129,10 @@ def measure(_: None, task: tuple[Any, ...]) -> list[dict[str, Any]]:
         from ..bench import encoder
 
         return [encoder.measure(*case)]
+    if part == "methods":
+        from ..bench import methods
+
+        return methods.measure(*case)
     if part == "memory":
         from ..bench import memory
 
@@ -147,6 +153,7 @@ def measure(_: None, task: tuple[Any, ...]) -> list[dict[str, Any]]:
 TITLES = {
     "layers": "One adapted layer, forward and backward with dx: time over the frozen layer's",
     "encoder": "The encoder's training step by hand, float32, 64 sequences of 16 tokens",
+    "methods": "A training step of the encoder at width 128 with every method: time over the step of the head alone",
     "memory": "Query and value of known models in float32, by formula; activations of 4,096 tokens",
     "check": "A gradient check of TLoRA's layer: calls of the forward, time over one forward and backward",
     "gpu": "RoBERTa-large's shape, batch 32 x 128, bfloat16 autocast: time over the frozen model's own step",
@@ -184,6 +191,17 @@ def encoder_table(rows: list[dict[str, Any]]) -> str:
     ])  # fmt: skip
 
 
+def methods_table(rows: list[dict[str, Any]]) -> str:
+    """A row per method."""
+    header = ["method", "rank", "trained", "by hand", "quartiles", "in torch", "quartiles"]
+    return table(header, [
+        [r["method"], str(r["rank"]), f"{r['trained']:,}",
+         f"{r['ratio_by_hand']:.2f}", f"{r['low_by_hand']:.2f} to {r['high_by_hand']:.2f}",
+         f"{r['ratio_torch']:.2f}", f"{r['low_torch']:.2f} to {r['high_torch']:.2f}"]
+        for r in rows
+    ])  # fmt: skip
+
+
 def memory_table(rows: list[dict[str, Any]]) -> str:
     """A row per model and method at rank 32."""
     header = ["model", "method", "adapter", "optimizer", "activations", "textbook order"]
@@ -212,7 +230,8 @@ def gpu_table(rows: list[dict[str, Any]]) -> str:
 
 
 TABLES: dict[str, Callable[[Any], str]] = {
-    "layers": layers_table, "encoder": encoder_table, "memory": memory_table, "check": check_table, "gpu": gpu_table,
+    "layers": layers_table, "encoder": encoder_table, "methods": methods_table, "memory": memory_table,
+    "check": check_table, "gpu": gpu_table,
 }  # fmt: skip
 
 
@@ -232,5 +251,6 @@ FIGURES: dict[str, Callable[[Path, Any], None]] = {
     "encoder": _figure("encoder", "encoder"),
     "memory": _figure("size_over_rank", "memory", lambda row: row["kind"] == "formula"),
     "check": _figure("check_cost", "check"),
+    "methods": lambda folder, rows: None,
     "gpu": lambda folder, rows: None,
 }

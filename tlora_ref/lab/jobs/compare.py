@@ -36,7 +36,7 @@ RANKS = dict.fromkeys(METHODS, (2, 8, 32)) | {
 }
 """The ranks of each method's curve."""
 
-LEFT_OUT = ("dora_full", "hta_unit", "mtlora_icfm", "mtlora_ctcm", "mtlora_dtsm")
+LEFT_OUT = ("lora_gated", "dora_full", "hta_unit", "mtlora_icfm", "mtlora_ctcm", "mtlora_dtsm")
 """Variants that only --methods brings in."""
 
 

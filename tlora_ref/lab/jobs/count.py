@@ -22,7 +22,7 @@ from ...counts import Counts, frozen, trained
 from ...known import KNOWN, Shape, chosen, plain
 from ...methods import BLOCKS
 from ...shapes import InputError
-from ...tables import size, table
+from ...tables import output_folder, size, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,30 +38,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         f"{', '.join(BLOCKS)}.")  # fmt: skip
     parser.add_argument("--method", default="tlora", help=f"One of {', '.join(METHODS)}. Default: tlora.")
     parser.add_argument("--json", action="store_true", help="Print the counts as JSON, not as a table.")
+    parser.add_argument(
+        "--gallery", metavar="FOLDER", help="Write the gallery of all methods into this folder, instead."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the job; 0 when the counts are printed."""
+    if args.gallery is not None:
+        return _gallery(args.gallery)
     shape = _shape(args)
     targets = None if args.targets is None else tuple(dict.fromkeys(name.strip() for name in args.targets.split(",")))
     config = AdapterConfig(method=args.method, rank=args.rank, targets=targets)
-    places = _places(shape, config)
-    for name, (I, O) in places:
+    adapted = places(shape, config)
+    for name, (I, O) in adapted:
         if config.rank > min(I, O):
             raise InputError(f"--rank is {config.rank}, larger than min(I, O) = {min(I, O)} of {name}")
-    beside = places if METHODS[config.method].on_matrices else _places(shape, AdapterConfig("lora", config.rank))
-    on = {config.method: places, "lora": beside}
-    rows = [_row(method, _everywhere(on[method], shape), config.rank, shape.heads) for method in on]
+    beside = adapted if METHODS[config.method].on_matrices else places(shape, AdapterConfig("lora", config.rank))
+    on = {config.method: adapted, "lora": beside}
+    rows = [_row(method, everywhere(on[method], shape), config.rank, shape.heads) for method in on]
     rows[0]["ratio_to_lora"] = rows[-1]["trained"] / rows[0]["trained"]
     if args.json:
-        layout = [{"name": f"{shape.prefix}.*.{name}", "shape": size} for name, size in places]
+        layout = [{"name": f"{shape.prefix}.*.{name}", "shape": size} for name, size in adapted]
         print(json.dumps({"job": "count", "model": args.model, "layers": shape.layers, "targets": config.targets,
                           "matrices": layout, "methods": rows}, indent=1))  # fmt: skip
         return 0
     kind = "matrices" if METHODS[config.method].on_matrices else "blocks"
-    print(f"{args.model or f'width {args.width}'}, rank {config.rank}, {len(places) * shape.layers} {kind}:")
+    print(f"{args.model or f'width {args.width}'}, rank {config.rank}, {len(adapted) * shape.layers} {kind}:")
     roles = {linear.name: linear.roles for linear in shape.block}
-    for name, (I, O) in places:
+    for name, (I, O) in adapted:
         both = f"  ({', '.join(roles[name])} in one)" if len(roles.get(name, ())) > 1 else ""
         print(f"  {shape.layers} x {shape.prefix}.*.{name}  {I} x {O}{both}")
     print()
@@ -79,7 +84,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _places(shape: Shape, config: AdapterConfig) -> list[tuple[str, tuple[int, int]]]:
+def _gallery(path: str) -> int:
+    from ..gallery import write
+
+    folder = output_folder(path, "gallery.md")
+    write(folder)
+    print(f"{folder / 'gallery.md'}, and a picture of every method in {folder / 'images'}/")
+    return 0
+
+
+def places(shape: Shape, config: AdapterConfig) -> list[tuple[str, tuple[int, int]]]:
     """Name and (I, O) of what is adapted in one layer: matrices, or blocks of the model's width."""
     if METHODS[config.method].on_matrices:
         return [(linear.name, linear.shape) for linear in chosen(shape, config.targets)]
@@ -103,7 +117,7 @@ def _shape(args: argparse.Namespace) -> Shape:
     return KNOWN[args.model]
 
 
-def _everywhere(places: list[tuple[str, tuple[int, int]]], shape: Shape) -> dict[str, tuple[int, int]]:
+def everywhere(places: list[tuple[str, tuple[int, int]]], shape: Shape) -> dict[str, tuple[int, int]]:
     """(I, O) of what is adapted in all layers, by full name."""
     return {f"{shape.prefix}.{layer}.{name}": size for layer in range(shape.layers) for name, size in places}
 

@@ -82,21 +82,21 @@ def verdicts(checker: str, seed: int = 0) -> dict[str, str]:
     """What a checker says of every pair, by the name of the pair."""
     if checker == OWN:
         return {case.name: own(case.problem(), seed)[0] for case in cases()}
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for case in cases():
         accepted = case.problem().accepted_by(CHECKERS[checker], seed)
-        found[case.name] = "accepted" if accepted else "rejected"
-    return found
+        by_name[case.name] = "accepted" if accepted else "rejected"
+    return by_name
 
 
-def summary(found: dict[str, str]) -> dict[str, Any]:
+def summary(by_name: dict[str, str]) -> dict[str, Any]:
     """The mistakes of a checker: wrong pairs accepted, right ones rejected, and what it could not decide."""
     right = [case.name for case in cases() if not case.says]
     wrong = [case.name for case in cases() if case.says]
     return {
         "right": len(right),
         "wrong": len(wrong),
-        "false_fail": [name for name in right if found[name] == "rejected"],
-        "false_pass": [name for name in wrong if found[name] == "accepted"],
-        "neither": [name for name in right + wrong if found[name] == "neither"],
+        "false_fail": [name for name in right if by_name[name] == "rejected"],
+        "false_pass": [name for name in wrong if by_name[name] == "accepted"],
+        "neither": [name for name in right + wrong if by_name[name] == "neither"],
     }

@@ -36,7 +36,7 @@ def subject(name: str, inputs: Mapping[str, Any], f: Callable[..., Any], back: B
     cache is the inputs. A wrong backward is called by what it does, with _ for a space."""
 
     def pair(backward: Back) -> Callable[[], Pair]:
-        return lambda: (lambda **given: (f(*given.values()), given), lambda d, cache: backward(d, **cache))
+        return lambda: (lambda **inputs: (f(*inputs.values()), inputs), lambda d, cache: backward(d, **cache))
 
     return Subject(name, inputs, pair(back), {says.replace("_", " "): pair(b) for says, b in wrong.items()})
 

@@ -3,6 +3,7 @@
 mutant.py     what a mutant is, and the conditions under which one can be seen
 adapters.py   bugs of TLoRA's and LoRA's layer        family.py    of their relatives' layers
 ops.py        bugs of the encoder's operations        encoder.py   in how gradients are put together
+triadapt.py   of the two triangles of TriAdaptLoRA
 controls.py   not bugs: other ways to write the same gradient, which must survive
 
 The list is of mistakes that people make. What it does not think of: every operator, constant, transpose, axis,
@@ -27,10 +28,10 @@ changes a gradient that was asked for:
 from __future__ import annotations
 
 from ...shapes import InputError
-from . import adapters, controls, encoder, family, ops
+from . import adapters, controls, encoder, family, ops, triadapt
 from .mutant import CONDITIONS, Mutant, holds
 
-BUGS: tuple[Mutant, ...] = adapters.MUTANTS + family.MUTANTS + ops.MUTANTS + encoder.MUTANTS
+BUGS: tuple[Mutant, ...] = adapters.MUTANTS + family.MUTANTS + triadapt.MUTANTS + ops.MUTANTS + encoder.MUTANTS
 CONTROLS: tuple[Mutant, ...] = controls.MUTANTS
 ALL = BUGS + CONTROLS
 FAMILIES = tuple(dict.fromkeys(mutant.family for mutant in BUGS))
@@ -38,10 +39,10 @@ FAMILIES = tuple(dict.fromkeys(mutant.family for mutant in BUGS))
 
 def mutant(name: str) -> Mutant:
     """The mutant of that name. Raises InputError if there is none."""
-    found = [m for m in ALL if m.name == name]
-    if not found:
+    named = [m for m in ALL if m.name == name]
+    if not named:
         raise InputError(f"there is no mutant {name!r}; there are {', '.join(m.name for m in ALL)}")
-    return found[0]
+    return named[0]
 
 
 __all__ = ["ALL", "BUGS", "CONDITIONS", "CONTROLS", "FAMILIES", "Mutant", "holds", "mutant"]

@@ -175,4 +175,30 @@ LORTA = (
            ("more than one head", "K > 1 in B")),
 )  # fmt: skip
 
-MUTANTS = LORA_FA + TRI + MTLORA + VERA + DORA + HTA + SODA + LORTA + BOTTLENECK
+DLOGIT = 'grads["logit"] = gate * (1 - gate) * (B_RO * utdy_RO).sum()'
+
+LORA_GATED = (
+    Mutant("lora_gated_dlogit_is_dgate", "lora_gated_linear", "dropped path", DLOGIT,
+           'grads["logit"] = (B_RO * utdy_RO).sum()', "That is dgate: the slope of the sigmoid stands between.",
+           ("B != 0",)),
+    Mutant("lora_gated_dlogit_without_gate", "lora_gated_linear", "dropped path", DLOGIT,
+           'grads["logit"] = (1 - gate) * (B_RO * utdy_RO).sum()', "The slope of a sigmoid is gate (1 - gate).",
+           ("B != 0",)),
+    Mutant("lora_gated_dlogit_without_B", "lora_gated_linear", "dropped path", DLOGIT,
+           'grads["logit"] = gate * (1 - gate) * utdy_RO.sum()', "The gate scales x A B, so its gradient holds B."),
+    Mutant("lora_gated_dlogit_sign", "lora_gated_linear", "sign", DLOGIT,
+           'grads["logit"] = gate * (gate - 1) * (B_RO * utdy_RO).sum()', "A sigmoid rises: its slope is positive.",
+           ("B != 0",)),
+    Mutant("lora_gated_dlogit_mean_for_sum", "lora_gated_linear", "mean for sum", DLOGIT,
+           'grads["logit"] = gate * (1 - gate) * (B_RO * utdy_RO).mean()',
+           "One gate scales every entry of B, so it collects the sum over all of them.", ("B != 0", "R or O > 1")),
+    Mutant("lora_gated_dB_without_gate", "lora_gated_linear", "alpha", 'grads["B"] = gate * utdy_RO',
+           'grads["B"] = utdy_RO', "B reaches y through the gate."),
+    Mutant("lora_gated_without_scale", "lora_gated_linear", "alpha", "utdy_RO = scale * (rows(u_NR).T @ rows(dy_NO))",
+           "utdy_RO = rows(u_NR).T @ rows(dy_NO)", "The branch is gate scale x A B, so scale stays in dB and dlogit.",
+           ("scale != 1",)),
+    Mutant("lora_gated_dx_without_gate", "lora_gated_linear", "alpha", "du_NR = gate * scale * (dy_NO @ B_RO.T)",
+           "du_NR = scale * (dy_NO @ B_RO.T)", "x reaches y through the gate, too.", ("B != 0",)),
+)  # fmt: skip
+
+MUTANTS = LORA_FA + LORA_GATED + TRI + MTLORA + VERA + DORA + HTA + SODA + LORTA + BOTTLENECK

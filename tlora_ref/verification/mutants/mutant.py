@@ -150,6 +150,7 @@ CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     "V > 1": lambda a, n: n["V"] > 1,
     "R or O > 1": lambda a, n: n["R"] > 1 or n["O"] > 1,
     "R > 1": lambda a, n: n["R"] > 1,
+    "R > block": lambda a, n: n["R"] > a["block"],
     "D or R > 1": lambda a, n: n["D"] > 1 or n["R"] > 1,
     "R or S = 1": lambda a, n: n["R"] == 1 or n["S"] == 1,
     "I or O > 1": lambda a, n: n["I"] > 1 or n["O"] > 1,

@@ -21,14 +21,14 @@ def norms_like_lora(m: Measured) -> Claim:
     """Figure 7: are the norms of TLoRA's updates those of LoRA's?"""
     bounds = (0.8, 1.25)
     logs = [log(ratio) for ratio in m["norm_ratio"]["spectral"]]
+    names = {"tlora": "TLoRA", "lora": "LoRA", "full": "everything"}
+    ranks = ", ".join(f"{names[key]} {interval(found, 1)}" for key, found in m["effective_rank"].items())
     return Claim(
         "norms like LoRA's",
         "Spectral norm of TLoRA's dW over that of LoRA of the same rank, geometric mean over matrices: "
         f"{interval(m['norm_ratio']['spectral'], 2)}; Frobenius norm: {interval(m['norm_ratio']['frobenius'], 2)}. "
         f"||dW|| / ||W0||, Frobenius: TLoRA {interval(m['relative_norm']['tlora'], 2)}, LoRA "
-        f"{interval(m['relative_norm']['lora'], 2)}. Effective rank of dW: TLoRA "
-        f"{interval(m['effective_rank']['tlora'], 1)}, LoRA {interval(m['effective_rank']['lora'], 1)}, everything "
-        f"{interval(m['effective_rank']['full'], 1)}.",
+        f"{interval(m['relative_norm']['lora'], 2)}. Effective rank of dW: {ranks}.",
         f"{exp(fmean(logs)):.2f}, in spectral norm",
         f"The ratio of the spectral norms, geometric mean over seeds, between {bounds[0]:g} and {bounds[1]:g}.",
         "Factors of different shapes and scales cannot be compared; the updates they make can.",
@@ -85,13 +85,14 @@ def cosine_adapted(m: Measured) -> Claim:
 def cosine_updates(m: Measured) -> Claim:
     """The cosine of the updates alone, without W0."""
     c = m["cosine"]
+    everything = f"; everything and LoRA: {interval(c['full_lora'], 2)}" if "full_lora" in c else ""
     evidence, unjudged, share = _half_way(m, c["update"], c["update_control"], c["update_ceiling"])
     return Claim(
         "cosine of the updates",
         f"cos(dW, dW'): {interval(c['update'], 2)}. Two unrelated random updates of the same norms: "
         f"{interval(c['update_control'], 2)}; LoRA and LoRA with another seed: {interval(c['update_ceiling'], 2)}; "
-        f"TLoRA and TLoRA with another seed: {interval(c['tlora_ceiling'], 2)}; everything and LoRA: "
-        f"{interval(c['full_lora'], 2)}. Column spaces of the two updates overlap by {interval(c['overlap'], 2)} "
+        f"TLoRA and TLoRA with another seed: {interval(c['tlora_ceiling'], 2)}{everything}. "
+        f"Column spaces of the two updates overlap by {interval(c['overlap'], 2)} "
         f"(random ones: {c['overlap_random']:.2f}). Relative difference of the updates: "
         f"{interval(m['relative_difference']['update'], 2)}.",
         f"{interval(c['update'], 2)}, {share}",
