@@ -190,9 +190,21 @@ def test_a_lecture_has_ten_slides_at_most_with_the_notebooks_figures(number):
     nbformat.validate(notebook)
     kinds = [cell.metadata.slideshow.slide_type for cell in notebook.cells]
     assert kinds.count("slide") == len(slides) <= 10
-    figures = [cell.outputs[0] for cell in notebook.cells if cell.cell_type == "code"]
+    figures = [cell for cell in notebook.cells if "attachments" in cell]
     assert len(figures) == sum(bool(slide.figure) for slide in slides) >= 8
-    assert all(figure.metadata["image/png"]["alt"] for figure in figures)
+    for cell in figures:
+        assert re.search(r"!\[[^\]]{50,}\]\(attachment:figure\.png\)", cell.source), "a figure has a text"
+        assert cell.attachments["figure.png"]["image/png"]
+
+
+@pytest.mark.slow
+def test_the_slides_become_a_page(tmp_path):
+    nbconvert = pytest.importorskip("nbconvert", reason="nbconvert is in the extra 'tutorials'")
+    page, _ = nbconvert.SlidesExporter().from_notebook_node(lecture(1, PATHS))
+    slides = next(iter(LECTURES.values()))
+    assert page.count("<section") >= len(slides)
+    assert page.count("data:image/png;base64") >= sum(bool(slide.figure) for slide in slides)
+    assert "No description has been provided" not in page
 
 
 def test_a_slide_whose_figure_is_gone_is_an_error():

@@ -88,7 +88,7 @@ def _tiny() -> Reader:
     }
     T = max(len(words(text)) for part in asked.values() for text in part.texts)
     config = EncoderConfig(
-        vocab=len(known) + 1, width=32, layers=LAYERS, heads=4, hidden=64, time=T, classes=len(KINDS)
+        vocab=len(known) + 1, width=32, layers=LAYERS, heads=4, hidden=64, time=T, classes=len(kinds)
     )
     ids = {
         name: np.array([_padded([known[w] for w in words(t)], T) for t in part.texts]) for name, part in asked.items()

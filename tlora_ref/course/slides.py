@@ -1,6 +1,6 @@
 """Three lectures of ten slides at most, made of the notebooks' own figures: for nbconvert's reveal.
 
-    jupyter nbconvert --to slides --no-input lecture_1.ipynb
+    jupyter nbconvert --to slides lecture_1.ipynb
 
 Checked by  tests/test_syllabus.py.
 """
@@ -83,28 +83,24 @@ def lecture(number: int, paths: list[Path]) -> Any:
     cells = []
     for place, slide in enumerate(LECTURES[title]):
         text = f"## {slide.heading}\n\n" + "\n".join(f"- {line}" for line in slide.lines)
-        cells.append(nbformat.v4.new_markdown_cell(text, id=f"s{place}", metadata=_show("slide")))
+        cell = nbformat.v4.new_markdown_cell(text, id=f"s{place}", metadata={"slideshow": {"slide_type": "slide"}})
         if slide.figure:
-            cell = nbformat.v4.new_code_cell("", id=f"s{place}f", metadata=_show("-"), execution_count=place)
-            cell.outputs = [_figure(slide.figure, paths)]
-            cells.append(cell)
+            figure = _figure(slide.figure, paths)
+            cell.source += f"\n\n![{figure.metadata['image/png']['alt']}](attachment:figure.png)"
+            cell.attachments = {"figure.png": {"image/png": figure.data["image/png"]}}
+        cells.append(cell)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return nbformat.v4.new_notebook(cells=cells, metadata={"title": title, "kernelspec": kernel})
-
-
-def _show(kind: str) -> dict[str, Any]:
-    return {"slideshow": {"slide_type": kind}}
 
 
 def _figure(cell_id: str, paths: list[Path]) -> Any:
     """The figure that a cell of a solved notebook left."""
     import nbformat
 
-    for path in paths:
-        if path.name.startswith(f"{cell_id.partition('-')[0]}_"):
-            for cell in nbformat.read(path, as_version=4).cells:
-                if cell.id == cell_id:
-                    for output in cell.get("outputs", []):
-                        if "image/png" in output.get("data", {}):
-                            return output
+    book = cell_id.partition("-")[0]
+    for path in (path for path in paths if path.name.startswith(f"{book}_")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            found = [o for o in cell.get("outputs", []) if cell.id == cell_id and "image/png" in o.get("data", {})]
+            if found:
+                return found[0]
     raise InputError(f"no cell {cell_id} with a figure in the notebooks")
