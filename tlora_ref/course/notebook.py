@@ -48,8 +48,8 @@ def show(alt: str) -> None:
     plt.close(figure)
 
 
-ICONS = {"minus": "−", "plus": "+", "fast-backward": "⏮", "step-backward": "◂", "play fa-flip-horizontal": "◀",
-         "pause": "⏸", "play": "▶", "step-forward": "▸", "fast-forward": "⏭"}  # fmt: skip
+ICONS = {"minus": "−", "plus": "+", "fast-backward": "|&lt;", "step-backward": "◂", "play fa-flip-horizontal": "◀",
+         "pause": "||", "play": "▶", "step-forward": "▸", "fast-forward": "&gt;|"}  # fmt: skip
 """The buttons of an animation, as characters: matplotlib takes them from a server."""
 
 
