@@ -54,9 +54,10 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath", "attrs_block"]
 myst_heading_anchors = 3
 
-autodoc_mock_imports = ["torch", "peft", "transformers"]
+autodoc_mock_imports = ["torch", "transformers"]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "imported-members": True, "no-value": True}
+autodoc_inherit_docstrings = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 
@@ -146,14 +147,13 @@ MODULES = {
     "tlora_ref.by_autograd.inject": "In any torch model.",
     "tlora_ref.by_autograd.linear": "One adapted linear layer.",
     "tlora_ref.by_autograd.fused": "TLoRA's layer in one node of autograd's graph.",
-    "tlora_ref.peft": "TLoRA as a method of Hugging Face PEFT.",
     "tlora_ref.gradcheck": "Oracles and a checker for anyone's gradients.",
+    "tlora_ref.gradcheck.torch_check": "The same for torch.",
     "tlora_ref.counts": "Closed forms of what is trained, stored and kept.",
     "tlora_ref.chains": "Chains of adapters.",
     "tlora_ref.allocate": "Ranks and matrices from data.",
     "tlora_ref.export": "An adapter as a LoRA for stock PEFT.",
     "tlora_ref.methods": "What a method and a kernel are, as data.",
-    "tlora_ref.shapes": "The letters, and what checks them.",
     "tlora_ref.course": "Exercises, hints and graders.",
 }
 """The modules of the API reference, and what each is for."""
@@ -161,9 +161,13 @@ MODULES = {
 
 def api_page(module: str) -> str:
     """The public names of one module, from their docstrings."""
-    path = find_spec(module).origin
-    own = "" if path.endswith("__init__.py") else "\n:no-imported-members:"
-    return f"# {module}\n\n{MODULES[module]}\n\n```{{eval-rst}}\n.. automodule:: {module}{own.replace(chr(10), chr(10) + '   ')}\n```\n"
+    own = (
+        ""
+        if (ROOT / module.replace(".", "/")).is_dir()
+        else "\n   :no-imported-members:"
+    )
+    directive = f"```{{eval-rst}}\n.. automodule:: {module}{own}\n```"
+    return f"# {module}\n\n{MODULES[module]}\n\n{directive}\n"
 
 
 def method_page(entry: gallery.Entry) -> str:
@@ -284,7 +288,7 @@ def read(app: Any, name: str, source: list[str]) -> None:
     source[0] = text
 
 
-MARKS = re.compile(r"(``.+?``)|([\\*`|_])")
+MARKS = re.compile(r"(``.+?``)|([\\*`|_])", re.S)
 
 
 def plain(
@@ -302,10 +306,11 @@ def plain(
         ):
             lines += ["::", "", *(f"    {row}" for row in rows), ""]
         else:
-            lines += [
-                MARKS.sub(lambda found: found[1] or "\\" + found[2], row)
-                for row in rows
-            ] + [""]
+            # a literal may stand against a letter or a bracket
+            text = MARKS.sub(
+                lambda m: rf"\ {m[1]}\ " if m[1] else "\\" + m[2], paragraph
+            )
+            lines += [*text.split("\n"), ""]
 
 
 def add_forms(
