@@ -23,7 +23,7 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 def files(*folders):
     """The files of these folders of the repository, by their names in it; nothing that a run leaves behind."""
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    made = {"__pycache__", ".ipynb_checkpoints", ".hypothesis", ".pytest_cache", ".ruff_cache"}
+    made = {"__pycache__", "generated", ".ipynb_checkpoints", ".hypothesis", ".pytest_cache", ".ruff_cache"}
     return {path.relative_to(ROOT).as_posix() for path in found if not made & set(path.parts)} - {"tutorials/mine.py"}
 
 
@@ -88,6 +88,14 @@ def test_the_workflow_covers_the_pythons_that_the_package_names():
     assert matrix["python"] == named
     assert f'requires-python = ">={named[0]}"' in PROJECT
     assert [system.partition("-")[0] for system in matrix["os"]] == ["ubuntu", "macos", "windows"]
+
+
+def test_the_workflow_of_the_book_builds_it_as_its_command_says_and_publishes_what_was_built():
+    steps = yaml.safe_load((WORKFLOW.parent / "book.yml").read_text(encoding="utf-8"))["jobs"]["build"]["steps"]
+    build = next(step["run"] for step in steps if "sphinx" in step.get("run", ""))
+    assert 'pip install -e ".[book]"' in build
+    assert "python -m sphinx -W -b html tutorials out/book" in build
+    assert next(step for step in steps if "upload-pages" in step.get("uses", ""))["with"]["path"] == "out/book"
 
 
 @pytest.mark.parametrize("script", [WORKFLOW, ROOT / ".ci" / "run"], ids=lambda path: path.name)
