@@ -76,7 +76,7 @@ def check_links(chain, code=chains, seed=0):
     """The laws of a chain, of every link of a run; AssertionError where one fails. The largest error is returned."""
     kind, error = CHAINS[chain], 0.0
     model, inputs, labels = lora(seed)
-    after, history, begun = run(model, inputs, labels, chain, code=code)
+    after, _, begun = run(model, inputs, labels, chain, code=code)
     assert len(begun) == kind.links
     still_ones, layers = set(), set()
     for before, now in begun:
@@ -118,7 +118,6 @@ def check_links(chain, code=chains, seed=0):
             assert 1 <= np.linalg.matrix_rank(update, tol=1e-12 * np.linalg.norm(update)) <= touched
         elif matrix != "head":
             assert whole.params[name].tobytes() == W.tobytes()
-    assert history.loss[-1] < history.loss[0]
     return error
 
 
