@@ -23,8 +23,8 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 def files(*folders):
     """The files of these folders of the repository, by their names in it; nothing that a run leaves behind."""
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    made = {"__pycache__", ".ipynb_checkpoints", ".hypothesis", ".pytest_cache", ".ruff_cache"}
-    return {path.relative_to(ROOT).as_posix() for path in found if not made & set(path.parts)}
+    made = {"__pycache__", "generated", ".ipynb_checkpoints", ".hypothesis", ".pytest_cache", ".ruff_cache"}
+    return {path.relative_to(ROOT).as_posix() for path in found if not made & set(path.parts)} - {"tutorials/mine.py"}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,8 @@ def test_the_sdist_is_the_repository(built):
 def test_the_wheel_is_the_package_with_its_notebooks(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    pages = {
-        path for path in files("tutorials") if re.fullmatch(r"tutorials/(\d\d_\w+\.ipynb|notes/\w+\.(md|json))", path)
-    }
+    page = r"tutorials/(\d\d\d?_\w+\.ipynb|notes/\w+\.(md|json)|glossary\.md)"
+    pages = {path for path in files("tutorials") if re.fullmatch(page, path)}
     assert len(pages) >= 24
     assert names == files("tlora_ref") | {f"tlora_ref/course/{path}" for path in pages}
 
@@ -89,6 +88,14 @@ def test_the_workflow_covers_the_pythons_that_the_package_names():
     assert matrix["python"] == named
     assert f'requires-python = ">={named[0]}"' in PROJECT
     assert [system.partition("-")[0] for system in matrix["os"]] == ["ubuntu", "macos", "windows"]
+
+
+def test_the_workflow_of_the_book_builds_it_as_its_command_says_and_publishes_what_was_built():
+    steps = yaml.safe_load((WORKFLOW.parent / "book.yml").read_text(encoding="utf-8"))["jobs"]["build"]["steps"]
+    build = next(step["run"] for step in steps if "sphinx" in step.get("run", ""))
+    assert 'pip install -e ".[book]"' in build
+    assert "python -m sphinx -W -b html tutorials out/book" in build
+    assert next(step for step in steps if "upload-pages" in step.get("uses", ""))["with"]["path"] == "out/book"
 
 
 @pytest.mark.parametrize("script", [WORKFLOW, ROOT / ".ci" / "run"], ids=lambda path: path.name)

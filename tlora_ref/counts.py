@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .by_hand.methods import METHODS
 from .config import AdapterConfig, EncoderConfig
@@ -83,6 +84,28 @@ def _on(matrices: Matrices, rank: int, heads: int) -> list[Site]:
     if not isinstance(matrices, Mapping):
         matrices = {f"matrices.{number}": shape for number, shape in enumerate(matrices)}
     return [Site(name, I, O, rank, heads) for name, (I, O) in matrices.items()]
+
+
+WIDTHS = (64, 128, 256, 384, 512, 768, 1024, 1280, 1600, 2048, 2560, 4096, 5120, 8192)
+"""Model widths that ``closed_forms`` has the factors of; a head is 64 wide."""
+
+
+def closed_forms() -> dict[str, Any]:
+    """``trained`` as data, for whoever evaluates it elsewhere, with square matrices (I = O = D) and heads 64 wide.
+
+    "methods": of every method the letters of its trained arrays, and whether all matrices share one; "blocks" is how
+    many a layer has of what sits in blocks, 0 for what sits on matrices. "factors": the X, Y and Z of every width. The
+    other letters: S = R, M = D, H = D / 64, K = 64, L the layers, P the matrices of a layer, Q = R (R + 1) / 2."""
+    forms = {
+        name: {
+            "label": method.label,
+            "blocks": 0 if method.on_matrices else len(method.targets),
+            "arrays": [{"letters": arg.letters, "shared": arg.base in method.shared} for arg in method.trained_args],
+        }
+        for name, method in METHODS.items()
+    }
+    factors = {D: [METHODS["soda"].sizes(Site("", D, D, 1))[letter] for letter in "XYZ"] for D in WIDTHS}
+    return {"methods": forms, "factors": factors}
 
 
 def activations(
