@@ -274,4 +274,51 @@ def _11_best(D_IO, A_IR, C_RO):
     return (D_IO * near).sum() / np.linalg.norm(D_IO) / np.linalg.norm(near)
 
 
+def _14_concentration(dW_IO):
+    gram = dW_IO.T @ dW_IO
+    return np.trace(gram @ gram) / np.trace(gram) ** 2
+
+
+def _14_factors(dW0_IO, R):
+    _, V = np.linalg.eigh(dW0_IO.T @ dW0_IO)
+    V_OR = V[:, ::-1][:, :R]
+    images = dW0_IO @ V_OR
+    U_IR = images / np.linalg.norm(images, axis=0)
+    return math.sqrt(dW0_IO.shape[0] / R) / 3 * np.einsum("ir,or->io", U_IR, V_OR)
+
+
+def _14_carried(lr, I, O, R, I2, O2, R2):
+    moved = lr * R * math.sqrt(I) / math.sqrt(O)
+    return moved / R2 / math.sqrt(I2) * math.sqrt(O2)
+
+
+def _12_vera(dy_NO, u_NR, B_RO, lambda_d_R, lambda_b_O):
+    dd, db = np.zeros(len(lambda_d_R)), np.zeros(len(lambda_b_O))
+    for dy_O, u_R in zip(dy_NO, u_NR, strict=True):
+        dd += u_R * (B_RO @ (lambda_b_O * dy_O))
+        db += dy_O * (B_RO.T @ (lambda_d_R * u_R))
+    return {"lambda_b": db, "lambda_d": dd}
+
+
+def _12_dora(dy_NO, x_NI, W0_IO, A_IR, B_RO, magnitude_O, scale):
+    V_IO, G_IO = W0_IO + scale * A_IR @ B_RO, x_NI.T @ dy_NO
+    dV_IO, dm_O = np.zeros(V_IO.shape), np.zeros(magnitude_O.shape)
+    for j, m in enumerate(magnitude_O):
+        n = np.linalg.norm(V_IO[:, j])
+        direction_I = V_IO[:, j] / n
+        dm_O[j] = direction_I @ G_IO[:, j]
+        # m / n times the projector onto what is orthogonal to the column
+        dV_IO[:, j] = m / n * (np.eye(len(V_IO)) - np.outer(direction_I, direction_I)) @ G_IO[:, j]
+    return {"magnitude": dm_O, "A": scale * dV_IO @ B_RO.T, "B": scale * A_IR.T @ dV_IO}
+
+
+def _12_lorta(dF_MRHK, B_RK, heads_HR, layer_MR, matrix_MR):
+    dB_RK, dheads_HR = 0, 0
+    for dF_RHK, layer_R, matrix_R in zip(dF_MRHK, layer_MR, matrix_MR, strict=True):
+        for h, head_R in enumerate(heads_HR):
+            dB_RK = dB_RK + (layer_R * matrix_R * head_R)[:, None] * dF_RHK[:, h]
+        dheads_HR = dheads_HR + (dF_RHK * B_RK[:, None]).sum(axis=-1).T * (layer_R * matrix_R)
+    return [dB_RK, dheads_HR]
+
+
 OTHER = {name[1:3] + " " + name[4:]: value for name, value in globals().copy().items() if name[:2] in ("_0", "_1")}

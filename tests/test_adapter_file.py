@@ -327,7 +327,8 @@ def test_the_metadata_names_everything(tmp_path):
     assert (config["version"], config["compact"], config["conv1d"]) == (1, True, True)
     assert config["adapter"] | {"targets": None} == {
         "method": "tlora", "rank": 3, "targets": None, "layers": None, "dropout": 0.25, "init": "released", "seed": 4,
-        "lora_alpha": None, "ranks": [], "heads": None,
+        "lora_alpha": None, "ranks": [], "heads": None, "block": 1, "allocation": None,
+        "tied": [],
     }  # fmt: skip
     assert config["adapter"]["targets"] == [{"regex": TARGETS[0].pattern, "flags": TARGETS[0].flags}, "1.value"]
     entry = config["matrices"]["blocks.0.query"]

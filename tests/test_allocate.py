@@ -11,9 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_encoder import tiny
 
-from tlora_ref import AdapterConfig, InputError, TrainConfig, allocate, attach, by_autograd, by_hand, train
+from tlora_ref import (
+    AdapterConfig,
+    InputError,
+    TrainConfig,
+    allocate,
+    attach,
+    by_autograd,
+    by_hand,
+    detach,
+    merge,
+    train,
+)
 from tlora_ref.by_autograd import to_torch
 from tlora_ref.by_hand.methods import METHODS
+from tlora_ref.by_hand.ops import cross_entropy_fwd
 from tlora_ref.config import ALLOCATIONS
 from tlora_ref.counts import count
 from tlora_ref.gradcheck import complex_step_gradient
@@ -345,6 +357,95 @@ def test_diffora_in_both_rooms():
     model, history = train(by_hand, attach(base, adapter), inputs, labels, TrainConfig(epochs=3, lr=1e-2))
     assert set(model.adapted) == {name for name, R in adapter.ranks if R}
     assert history.loss[-1] < history.loss[0]
+
+
+# --- DiffoRA: one pair for the rest --------------------------------------------------------------------
+
+
+def tied_model(seed=0, groups=(("layers.2.query", "layers.0.query"), ("layers.0.value", "layers.1.value"))):
+    """A tiny encoder at a generic point, with LoRA on query and value of three layers, some of them tied."""
+    return tiny(seed, AdapterConfig("lora", 2, ("query", "value"), tied=groups), layers=3)
+
+
+def test_tied_matrices_share_a_pair_that_counts_once():
+    base, inputs, labels = data()
+    search = replace(SHORT, epochs=2)
+    asked = replace(LORA, allocation="diffora")
+    plain = allocate.allocate(by_hand, base, asked, inputs, labels, search=search, share=0.3)
+    adapter = allocate.allocate(by_hand, base, asked, inputs, labels, search=search, share=0.3, tie_rest=True)
+    left = [name for name, R in plain.ranks if R == 0]
+    assert len(left) == 6
+    groups = [tuple(n for n in left if n.endswith(t)) for t in MATRICES]
+    assert set(adapter.tied) == {group for group in groups if len(group) > 1}
+    private = 9 - sum(map(len, adapter.tied))
+    assert count(base.config, adapter).trained == (private + len(adapter.tied)) * 2 * 12
+    model = attach(base, adapter)
+    assert sum(model.params[n].size for n in model.trained) == count(base.config, adapter).trained
+    assert set(model.adapted) == {f"layers.{l}.{t}" for l in range(3) for t in MATRICES}
+
+
+def test_the_gradient_of_a_tied_pair_is_the_sum_over_its_matrices():
+    """Against the complex step, in both rooms, and as the sum of what the matrices would get apart."""
+    model, inputs, labels, mask = tied_model()
+    _, grads, _ = by_hand.loss_and_grads(model, inputs, labels, mask)
+    assert set(grads) == model.trained
+    assert len(grads) == 2 * 4
+    homes = {name: model.adapter.home(name) for name in model.adapted}
+    apart = replace(model, adapter=replace(model.adapter, tied=()), trained=frozenset())
+    apart = apart.with_params({f"{n}.{b}": model.params[f"{home}.{b}"] for n, home in homes.items() for b in "AB"})
+    apart = apart.training({f"{name}.{base}" for name in homes for base in "AB"})
+    single = by_hand.loss_and_grads(apart, inputs, labels, mask)[1]
+    there = by_autograd.loss_and_grads(to_torch(model), inputs, labels, mask)[1]
+    for name, gradient in grads.items():
+        home, base = name.rsplit(".", 1)
+        added = sum(single[f"{n}.{base}"] for n, at in homes.items() if at == home)
+        np.testing.assert_allclose(gradient, added, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(there[name].numpy(), gradient, rtol=0, atol=1e-12)
+
+        def loss(array, name=name):
+            logits = by_hand.encoder_fwd(model.with_params({name: array}), inputs, mask)[0]
+            return cross_entropy_fwd(logits, labels)[0]
+
+        expected = complex_step_gradient(loss, model.params[name])
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-12)
+
+
+def test_a_tied_adapter_merges_and_survives_a_file(tmp_path):
+    model, inputs, *_ = tied_model()
+    logits = by_hand.encoder_fwd(model, inputs)[0]
+    np.testing.assert_allclose(by_hand.encoder_fwd(merge(by_hand, model), inputs)[0], logits, rtol=0, atol=1e-12)
+    by_hand.save_adapter(model, tmp_path / "tied.safetensors")
+    loaded = by_hand.load_adapter(detach(model), tmp_path / "tied.safetensors")
+    assert loaded.adapter == model.adapter
+    assert loaded.trained == model.trained
+    np.testing.assert_array_equal(by_hand.encoder_fwd(loaded, inputs)[0], logits)
+    pairs = {name for name in loaded.params if name.endswith(".A")}
+    assert pairs == {f"{at}.A" for at in ("layers.2.query", "layers.1.query", "layers.0.value", "layers.2.value")}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tied": [("layers.0.query",)]}, "expected groups of two matrices or more, each matrix in one"),
+        ({"tied": [("a", "b"), ("b", "c")]}, "expected groups of two matrices or more, each matrix in one"),
+        ({"method": "tlora", "tied": [("a", "b")]}, "expected none: tlora's arrays cannot be tied"),
+        ({"tied": [("layers.0.query", "layers.9.query")]}, "tied names 'layers.9.query', expected some of the adapted"),
+        (
+            {"tied": [("layers.0.query", "layers.1.query")], "ranks": {"layers.1.query": 1}},
+            "tied are layers.0.query, layers.1.query, expected matrices of one shape and one rank",
+        ),
+    ],
+)
+def test_what_cannot_be_tied_is_named(given, message):
+    base = data()[0]
+    with pytest.raises(InputError, match=message):
+        attach(base, AdapterConfig(**{"method": "lora", "rank": 2, **given}))
+
+
+def test_a_chain_of_tied_matrices_is_an_error():
+    model, inputs, labels, _ = tied_model()
+    with pytest.raises(InputError, match="chain is 'rac', expected None for matrices that are tied"):
+        train(by_hand, model, inputs, labels, TrainConfig(chain="rac"))
 
 
 # --- what cannot go together ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,21 @@ import tlora_ref
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
 from tlora_ref.by_hand.methods import METHODS
+from tlora_ref.counts import count
 from tlora_ref.init import init_encoder
 from tlora_ref.lab.analysis import statistics
 from tlora_ref.lab.analysis.statistics import Interval, mean_interval, paired_difference
 from tlora_ref.lab.data import Part, load_digits
-from tlora_ref.lab.digits import ENCODER, FULL, Setup, Task, score
-from tlora_ref.lab.jobs.compare import NATURAL, RANKS, matched_rank, summary, trained_count
+from tlora_ref.lab.digits import ENCODER, FULL, Setup, Task, adapt, named_setup, score
+from tlora_ref.lab.jobs.compare import (
+    NATURAL,
+    RANKS,
+    TRAINED_OTHERWISE,
+    matched_rank,
+    natural_rank,
+    summary,
+    trained_count,
+)
 from tlora_ref.lab.learning_rates import search
 from tlora_ref.lab.rooms import ByHand
 from tlora_ref.lab.runs import read_store, run_all
@@ -316,6 +326,50 @@ def test_bad_arguments_are_one_sentence(args, message, tmp_path, capsys):
     assert message in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lora+sgd", r"'lora\+sgd': 'sgd' is none of adamw, stiefel, lora_rite"),
+        ("tlora+lora_rite", "optimizer is 'lora_rite', expected another for tlora"),
+        ("lora+linear", "growth is 'linear', expected None for lora: only the rank of triadapt grows"),
+        ("soda+adamw", "optimizer is 'adamw', expected 'stiefel': soda needs Q1, Q2, Q3 to stay orthogonal"),
+        ("lora+lora_rite+adamw", r"expected one optimizer and not lora_rite and adamw"),
+        ("lora+lora_rite+rac", "chain is 'rac', expected cola or xgblora with lora_rite"),
+        ("triadapt+linear+cola", "expected one of the two"),
+        ("dora+gelora", "expected None for dora"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(name, message, tmp_path, capsys):
+    assert main(["compare", "--methods", f"lora,{name}", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert re.search(message, printed), printed
+    assert printed.startswith(f"tlora-ref compare: --methods names {name!r}")
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("row", [*TRAINED_OTHERWISE, "triadapt+exponential", "dora+lora_rite"])
+def test_every_row_that_is_trained_otherwise_runs_as_it_says(row):
+    """A short run; what trained at its end is what the row's count says, where the data have no say in it."""
+    base, data = init_encoder(ENCODER), load_digits("rot90")
+    few = {name: Part(part.x[:64], part.y[:64]) for name, part in data.items()}
+    setup = named_setup("--methods", row, natural_rank(row))
+    result = adapt((ByHand(), base, few), Task(setup, 1e-2, 0, 30 if setup.chosen("growth") else 2, "test"))
+    model, numbers = result["model"], sum(array.size for array in result["trained"].values())
+    assert 0 <= result["accuracy"] <= 1
+    if setup.chosen("growth"):
+        ranks = [site.R for site in model.adapted.values()]
+        assert sum(ranks) > len(ranks)
+        assert numbers == count(ENCODER, model.adapter).trained
+    elif setup.chosen("allocation") != "gelora":
+        beside = sum(base.params[name].size for name in setup.also(base))
+        assert numbers == setup.trained(ENCODER) + beside
+    if row.endswith("+norms"):
+        assert set(result["trained"]) >= {"head.W", "head.b", "layers.0.attn_norm.gamma", "embed_norm.beta"}
+        assert (model.params["layers.1.ffn_norm.gamma"] != base.params["layers.1.ffn_norm.gamma"]).any()
+    assert abs(trained_count(row, matched_rank(row, 1000)) - 1000) < 200 or setup.chosen("allocation") == "gelora"
 
 
 @pytest.mark.job

@@ -8,6 +8,7 @@ from tiny import ON_MATRICES
 
 from tlora_ref.__main__ import main
 from tlora_ref.by_autograd.inject import inject
+from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.known import KNOWN, chosen
 
 
@@ -60,7 +61,8 @@ def test_every_method_counts_as_the_arrays_of_an_injected_model(capsys, method):
     shapes = {"query": (12, 12), "ffn_in": (12, 48), "ffn_out": (48, 12)}
     layer = {name: torch.nn.Linear(*shape) for name, shape in shapes.items()}
     model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.ModuleDict(layer)])})
-    counts = inject(model, targets, rank=2, method=method).counts
+    heads = 1 if METHODS[method].per_head else None  # of a width by itself
+    counts = inject(model, targets, rank=2, method=method, heads=heads).counts
     report = counted(capsys, "--layers", "1", "--width", "12", "--rank", "2", "--targets", ",".join(targets),
                      "--method", method)  # fmt: skip
     row = report["methods"][0]

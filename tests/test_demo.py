@@ -74,6 +74,20 @@ def test_the_report_is_what_the_job_is_about(quick):
         (["--rank", "33"], "--rank is 33, expected 2 to 32"),
         (["--rank", "0"], "--rank is 0"),
         (["--seeds", "0"], "--seeds is 0, expected at least 1"),
+        (["--method", "lroa"], "--method names 'lroa', expected some of tlora, lora"),
+        (["--optimizer", "lora_rite"], "--optimizer is 'lora_rite', expected --method with it"),
+        (["--method", "lora", "--optimizer", "sgd"], "--optimizer is 'sgd', expected one of adamw, stiefel, lora_rite"),
+        (["--method", "vera", "--optimizer", "lora_rite"], "optimizer is 'lora_rite', expected another for vera"),
+        (["--method", "lora", "--growth", "linear"], "growth is 'linear', expected None for lora"),
+        (["--chain", "rac"], "--chain is 'rac', expected --method with it"),
+        (["--method", "lora", "--chain", "boost"], "--chain is 'boost', expected one of cola, rac, rac_a, asymm"),
+        (
+            ["--method", "adapter_p", "--chain", "cola"],
+            "chain is 'cola', expected None for adapter_p: a link is folded",
+        ),
+        (["--method", "lorta", "--chain", "xgblora"], "chain is 'xgblora', expected another for lorta"),
+        (["--method", "dora", "--allocation", "gelora"], "allocation is 'gelora', expected None for dora"),
+        (["--method", "lora", "--growth", "cubic"], "--growth is 'cubic', expected one of linear, exponential"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_write_nothing(args, message, tmp_path, capsys):

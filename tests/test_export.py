@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +117,11 @@ def test_under_stock_peft_the_outputs_are_ours(name, dtype, tmp_path):
     assert (output(plain) - ours).abs().max().item() <= 4 * tolerance
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.additive])
-def test_under_stock_peft_the_outputs_are_ours_for_every_additive_method(method, tmp_path):
+EXPORTED = [name for name, row in METHODS.items() if row.additive or row.rescales]
+
+
+@pytest.mark.parametrize("method", EXPORTED)
+def test_under_stock_peft_the_outputs_are_ours_for_every_method_that_adds_a_product(method, tmp_path):
     """From the model and from a file of it; the scale, a diagonal or a core goes into the up factor."""
     from peft import PeftModel
 
@@ -135,13 +139,12 @@ def test_under_stock_peft_the_outputs_are_ours_for_every_additive_method(method,
         assert (tmp_path / "job" / file).read_bytes() == (tmp_path / "lora" / file).read_bytes()
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if not row.additive])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in EXPORTED])
 def test_what_is_no_lora_is_refused_with_the_reason_and_nothing_is_written(method, tmp_path, capsys):
     from tiny import ENCODER
 
     row = METHODS[method]
-    reason = "it rescales the columns of W0" if row.rescales else "its W' - W0 is not a matrix of rank r"
-    reason = reason if row.mergeable else "what it adds is not linear in x"
+    reason = "its W' - W0 is not a matrix of rank r" if row.mergeable else "what it adds is not linear in x"
     model = attach(init_encoder(ENCODER), AdapterConfig(method, 2))
     if row.on_matrices:
         model = adapted("bert", torch.float32, method=method)
@@ -160,8 +163,8 @@ def test_what_was_trained_beside_the_adapter_is_in_modules_to_save(tmp_path):
     model = adapted("roberta", torch.float32)
     export_lora(model, tmp_path / "lora")
     peft = PeftModel.from_pretrained(build("roberta", torch.float32), tmp_path / "lora")
-    assert peft.peft_config["default"].modules_to_save == ["classifier.dense", "classifier.out_proj"]
-    head = peft.base_model.model.classifier.out_proj.modules_to_save["default"]
+    assert peft.peft_config["default"].modules_to_save == ["classifier", "score"]  # PEFT's own words for a head
+    head = peft.base_model.model.classifier.modules_to_save["default"].out_proj
     assert torch.equal(head.weight, model.classifier.out_proj.weight)
     assert not torch.equal(head.weight, build("roberta", torch.float32).classifier.out_proj.weight)
 
@@ -172,7 +175,7 @@ def test_a_half_precision_base_with_a_trained_head(tmp_path):
     model = adapted("roberta", torch.bfloat16)
     export_lora(model, tmp_path / "lora")
     peft = PeftModel.from_pretrained(build("roberta", torch.bfloat16), tmp_path / "lora").eval()
-    head = peft.base_model.model.classifier.out_proj.modules_to_save["default"]
+    head = peft.base_model.model.classifier.modules_to_save["default"].out_proj
     assert torch.equal(head.weight.float(), model.classifier.out_proj.weight.float())
     ours = output(model)
     assert (output(peft) - ours).abs().max() <= 8 * torch.finfo(torch.bfloat16).eps * ours.abs().max()
@@ -182,13 +185,56 @@ def test_a_half_precision_base_with_a_trained_head(tmp_path):
 def test_the_job_writes_the_same_folder_from_an_adapter_file(compact, tmp_path, capsys):
     model = adapted("gpt2", torch.float32)
     save_adapter(model, tmp_path / "a.safetensors", compact)
-    assert main(["export", str(tmp_path / "a.safetensors"), str(tmp_path / "job")]) == 0
+    words = ["export", str(tmp_path / "a.safetensors"), str(tmp_path / "job"), "--task-type", "CAUSAL_LM"]
+    assert main(words) == 0
     assert "LoRA of rank 4, lora_alpha 4" in capsys.readouterr().out
     merge(model)
     export_lora(model, tmp_path / "direct")
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "job" / file).read_bytes() == (tmp_path / "direct" / file).read_bytes()
     assert {p.name for p in tmp_path.iterdir()} == {"a.safetensors", "job", "direct"}
+
+
+def test_peft_finds_the_base_and_the_class_by_itself(tmp_path, capsys):
+    from peft import AutoPeftModelForSequenceClassification
+
+    build("roberta", torch.float32).save_pretrained(tmp_path / "base")
+    model = adapted("roberta", torch.float32)
+    model.config._name_or_path = str(tmp_path / "base")
+    export_lora(model, tmp_path / "lora")
+    again = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "lora").eval()
+    ours = output(model)
+    assert (output(again) - ours).abs().max() <= 5e-6 * ours.abs().max()
+    save_adapter(model, tmp_path / "a")
+    words = ["export", str(tmp_path / "a"), str(tmp_path / "job"), "--base", str(tmp_path / "base")]
+    assert main([*words, "--task-type", "SEQ_CLASS"]) == 2
+    assert "task_type is 'SEQ_CLASS', expected one of CAUSAL_LM" in capsys.readouterr().err
+    assert main([*words, "--task-type", "SEQ_CLS"]) == 0
+    headless = build("roberta", torch.float32)
+    inject(headless, ("query",), rank=4)
+    export_lora(scramble(headless), tmp_path / "headless")
+    assert json.loads((tmp_path / "headless" / "adapter_config.json").read_text())["task_type"] is None
+    with pytest.raises(InputError, match="head of a SEQ_CLS model from the file, and none was trained"):
+        export_lora(headless, tmp_path / "no", task_type="SEQ_CLS")
+    assert (tmp_path / "job" / "adapter_config.json").read_bytes() == (
+        tmp_path / "lora" / "adapter_config.json"
+    ).read_bytes()
+
+
+def test_trained_tied_embeddings_stay_tied_in_what_peft_computes(tmp_path):
+    from peft import PeftModel
+
+    model = build("gpt2", torch.float32)
+    inject(model, ("c_attn",), rank=4, train_also=("wte",))
+    with torch.no_grad():
+        model.transformer.wte.weight.add_(torch.randn_like(model.transformer.wte.weight))
+    scramble(model)
+    export_lora(model, tmp_path / "lora")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT says of tied modules that they are tied
+        again = PeftModel.from_pretrained(build("gpt2", torch.float32), tmp_path / "lora").eval()
+    ours = output(model)
+    assert (output(again) - ours).abs().max() <= 5e-6 * ours.abs().max()
 
 
 def test_two_towers_of_which_one_is_adapted(tmp_path):

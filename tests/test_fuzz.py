@@ -96,7 +96,7 @@ def test_a_loader_that_changes_before_it_checks_is_found_out(capsys, monkeypatch
 
 
 def test_a_reader_that_crashes_and_one_that_takes_too_much_are_found_out(monkeypatch):
-    def crashes(model, adapter):
+    def crashes(model, adapter, same_base):
         raise KeyError("B")
 
     monkeypatch.setattr(adapter_io, "_check_module", crashes)

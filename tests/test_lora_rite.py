@@ -25,11 +25,13 @@ STEPS = 20
 
 
 def problem(seed, rank):
-    """x (9, 5), a target (9, 7) and factors A (5, R), B (R, 7); the loss, sum of log cosh(x A B - target), is one of
-    the product."""
+    """x (9, 5), a target (9, 7) and factors A (5, R), B (R, 7) with singular values from 0.7 to 2; the loss, sum of
+    log cosh(x A B - target), is one of the product."""
     r = np.random.default_rng(seed)
     x, target = r.standard_normal((9, 5)), 3 * r.standard_normal((9, 7))
-    return x, target, r.standard_normal((5, rank)), r.standard_normal((rank, 7))
+    long = np.geomspace(0.7, 2.0, rank)
+    A, B = (np.linalg.qr(r.standard_normal((size, rank)))[0] * long for size in (5, 7))
+    return x, target, A, B.T
 
 
 def gradients(x, target, A, B):

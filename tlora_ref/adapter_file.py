@@ -294,7 +294,7 @@ def _dtypes(
 ) -> dict[str, np.dtype]:
     """The dtype of the adapter on each matrix, which is that of its first trained array, and of what they share."""
     method = METHODS[config.method]
-    of_matrix = {name: arrays[method.full_name(name, method.trained[0])].dtype for name in matrices}
+    of_matrix = {name: arrays[method.full_name(config.home(name), method.trained[0])].dtype for name in matrices}
     return {SHARED: next(iter(of_matrix.values())), **of_matrix}
 
 
@@ -338,8 +338,32 @@ def check_fits(adapter: Adapter, weights: Mapping[str, np.ndarray], others: Mapp
         )
 
 
+def check_shapes(
+    adapter: Adapter, matrices: Mapping[str, tuple[int, ...]], others: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise InputError unless a base has what the file adapts and holds, in the same shapes: the shapes of its matrices
+    (in, out) by name, and of everything else."""
+    wanted = {name: (matrix.shape, matrices) for name, matrix in adapter.matrices.items()}
+    for name, (shape, there) in (wanted | {name: (a.shape, others) for name, a in adapter.also.items()}).items():
+        if name not in there:
+            raise InputError(f"holds {name}, which the model does not have")
+        if there[name] != shape:
+            raise InputError(f"{name} of the model is {there[name]}, expected {shape}")
+
+
 def _spell(array: np.ndarray) -> str:
     return f"{array.shape} {array_dtype(array)}"
+
+
+def unmoved(adapter: Adapter) -> bool:
+    """Is every array that starts from zero still zero? Then the adapter does nothing."""
+    method, where = METHODS[adapter.config.method], sites_of(adapter.config, adapter.matrices)
+    if not adapter.config.from_seed:
+        return False  # the start follows from what is not in the file
+    start = method.draw(where[0], np.broadcast_to(0.0, (where[0].I, where[0].O)), adapter.config)
+    zeros = [base for base in method.trained if base in start and not np.any(start[base])]
+    names = [method.full_name(site.name, base) for site in where for base in zeros]
+    return bool(names) and not any(np.any(adapter.arrays[name]) for name in names)
 
 
 def check_same(adapter: Adapter, config: AdapterConfig, matrices: set[str], also: set[str]) -> None:

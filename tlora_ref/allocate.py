@@ -23,7 +23,7 @@ open, that the data are halved, that both steps are of first order and that each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
@@ -74,10 +74,12 @@ def allocate(
     types_NT: Array | None = None,
     search: TrainConfig = SEARCH,
     share: float = 0.5,
+    tie_rest: bool = False,
 ) -> AdapterConfig:
     """The adapter with the ranks that its ``allocation`` gives it on this model and these data, and no allocation left.
 
-    ``search`` is how DiffoRA trains while it chooses, ``share`` the part of each layer's matrices that it keeps.
+    ``search`` is how DiffoRA trains while it chooses, ``share`` the part of each layer's matrices that it keeps; with
+    ``tie_rest`` the others are not left out: those of a kind (all queries, ...) share one pair of factors.
     Raises InputError for an adapter without an allocation, a model that has an adapter already, data that do not fit.
     """
     if adapter.allocation is None:
@@ -91,6 +93,8 @@ def allocate(
         return replace(plain, ranks={name: min(most, of_layer[layer_of(name)]) for name, most in allowed.items()})
     gates = search_gates(room, model, plain, inputs, labels_N, search, mask_NT, types_NT)
     chosen = choose(gates, share)
+    if tie_rest:
+        return replace(plain, tied=rest_by_kind(gates, chosen))
     return replace(plain, ranks={name: plain.rank_of(name) if name in chosen else 0 for name in gates})
 
 
@@ -201,6 +205,15 @@ def _endless(half: Array, config: TrainConfig) -> Iterator[Array]:
     while True:
         for chosen in batches(len(half), config):
             yield half[chosen]
+
+
+def rest_by_kind(names: Iterable[str], chosen: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """The matrices that are not chosen, by kind, where there are two of a kind or more."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        if name not in chosen:
+            kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    return tuple(tuple(group) for group in kinds.values() if len(group) > 1)
 
 
 def choose(gates: Mapping[str, float], share: float) -> set[str]:

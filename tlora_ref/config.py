@@ -123,8 +123,9 @@ class AdapterConfig:
     seed: int = 0
     lora_alpha: float | None = None  # the constant scale is lora_alpha / rank; None is lora_alpha = rank, scale 1
     ranks: tuple[tuple[str, int], ...] = ()
-    heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 where nothing says
+    heads: int | None = None  # of the attention, for LoRTA; None: the encoder's own, and 1 for matrices by themselves
     allocation: str | None = None  # the rule that is to choose the ranks from data; None: they are chosen
+    tied: tuple[tuple[str, ...], ...] = ()  # groups of matrices with one pair of LoRA's factors, by their full names
     block: int = 1  # by how much a rank of TriAdaptLoRA grows at once; its triangles are made of blocks of that width
 
     def __post_init__(self) -> None:
@@ -173,6 +174,12 @@ class AdapterConfig:
             _positive(heads=self.heads)
             _require(METHODS[self.method].per_head, "heads", self.heads, f"None: {self.method} has no heads")
 
+        groups = tuple(tuple(group) for group in self.tied)
+        object.__setattr__(self, "tied", groups)
+        names = [name for group in groups for name in group]
+        apart = len(set(names)) == len(names) and all(len(group) > 1 for group in groups)
+        _require(apart, "tied", groups, "groups of two matrices or more, each matrix in one")
+        _require(not groups or self.method == "lora", "tied", groups, f"none: {self.method}'s arrays cannot be tied")
         if self.allocation is not None:
             known = self.allocation in ALLOCATIONS
             _require(known, "allocation", self.allocation, f"None or one of {', '.join(ALLOCATIONS)}")
@@ -189,7 +196,11 @@ class AdapterConfig:
 
     def site(self, name: str, I: int, O: int) -> Site:
         """Where the adapter sits on a matrix of that full name, I wide in and O wide out."""
-        return Site(name, I, O, self.rank_of(name), self.heads or 1, self.block)
+        return Site(name, I, O, self.rank_of(name), self.heads or 1, self.block, self.home(name))
+
+    def home(self, matrix: str) -> str:
+        """The matrix under whose name the arrays of this one are kept: itself, or the first of those it is tied to."""
+        return next((group[0] for group in self.tied if matrix in group), matrix)
 
     def rank_of(self, matrix: str) -> int:
         """The rank on a matrix, by its full name; 0 where it gets no adapter."""
@@ -305,6 +316,11 @@ def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
         if config.grow_to <= adapter.rank:
             raise InputError(f"grow_to is {config.grow_to}, expected more than the rank {adapter.rank} it grows from")
     if config.chain is not None:
+        if config.optimizer == "lora_rite" and config.chain not in ("cola", "xgblora"):
+            raise InputError(
+                f"chain is {config.chain!r}, expected cola or xgblora with lora_rite: it moves a pair of factors, and "
+                "the others freeze one of them"
+            )
         if method is None:
             raise InputError(f"chain is {config.chain!r}, expected None for {name}")
         if not method.mergeable:
@@ -316,6 +332,8 @@ def check_together(adapter: AdapterConfig | None, config: TrainConfig) -> None:
             raise InputError(
                 f"chain is {config.chain!r}, expected cola or xgblora for {name}: the others train a factor of LoRA"
             )
+        if adapter is not None and adapter.tied:
+            raise InputError(f"chain is {config.chain!r}, expected None for matrices that are tied")
         if config.chain == "xgblora" and method.shared:
             raise InputError(
                 f"chain is 'xgblora', expected another for {name}: it trains some layers at a time, and all share this"

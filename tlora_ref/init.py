@@ -68,7 +68,7 @@ def attach(
     where, draw = sites(model.config, adapter), METHODS[adapter.method].draw
     check_factors(where, adapter, factors)
     arrays = {f"{SHARED}.{base}": array for base, array in shared_arrays(where, adapter).items()}
-    for site in where:
+    for site in (site for site in where if site.own):
         # a block has no weight beneath it
         W0_IO = model.params.get(f"{site.name}.W", np.broadcast_to(0.0, (site.I, site.O)))
         of_site = tlora_start(*factors[site.name]) if factors is not None else draw(site, W0_IO, adapter)

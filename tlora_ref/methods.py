@@ -47,7 +47,7 @@ SHARED = "shared"
 class Site(NamedTuple):
     """Where an adapter sits: the matrix's full name ("layers.0.query"), its width in and out, the rank there, and what
     only few methods ask for, the heads of its layer's attention and the width of a block of the rank. A block of the
-    encoder has I = O = D."""
+    encoder has I = O = D. ``home`` is the matrix that keeps its arrays, "": itself."""
 
     name: str
     I: int
@@ -55,6 +55,12 @@ class Site(NamedTuple):
     R: int
     heads: int = 1
     block: int = 1
+    home: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Are the arrays its own, and not those of another matrix that it is tied to?"""
+        return self.home in ("", self.name)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -242,7 +248,7 @@ class Method:
         shape_of = {}
         for site in sites:
             for arg in self.arrays:
-                if arg.base not in self.shared:
+                if arg.base not in self.shared and site.own:
                     shape_of[f"{site.name}.{arg.base}"] = tuple(self.sizes(site)[letter] for letter in arg.letters)
         if self.shared and sites:
             shape_of |= self.shared_shapes(sites)

@@ -75,12 +75,14 @@ class Model:
 
     def trained_at(self, matrix: str) -> frozenset[str]:
         """The local names of what trains in an adapted matrix, what it shares with the others included."""
-        return self.trained_in(matrix) | self.trained_in(SHARED)
+        home = matrix if self.adapter is None else self.adapter.home(matrix)
+        return self.trained_in(home) | self.trained_in(SHARED)
 
     @cached_property
     def lowest(self) -> int:
         """The lowest layer with anything to train; -1 for the embeddings, L for pooler, head or nothing at all."""
-        used = [*self.adapted, *self.trained] if self.trained_in(SHARED) else list(self.trained)
+        elsewhere = self.trained_in(SHARED) or (self.adapter is not None and self.adapter.tied)
+        used = [*self.adapted, *self.trained] if elsewhere else list(self.trained)
         return min((self._depth(name) for name in used), default=self.config.layers)
 
     def _depth(self, name: str) -> int:
@@ -143,7 +145,8 @@ def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
     """Where an adapter sits in an encoder: every matrix with its width in and out and its rank, which is not 0.
 
     Raises InputError for an unknown target, a layer the encoder does not have, a rank above min(I, O), a matrix in
-    ``ranks`` that the adapter does not reach, if no matrix is left, or if the ranks are still to be chosen.
+    ``ranks`` or ``tied`` that the adapter does not reach, tied matrices that are not alike, if no matrix is left, or if
+    the ranks are still to be chosen.
     """
     if adapter.allocation is not None:
         raise InputError(
@@ -168,19 +171,28 @@ def sites(config: EncoderConfig, adapter: AdapterConfig) -> tuple[Site, ...]:
             )
     if not adapted:
         raise InputError("the rank of every matrix is 0, expected at least one matrix with an adapter")
+    like = {site.name: (site.I, site.O, site.R) for site in adapted}
+    for group in adapter.tied:
+        strays = [name for name in group if name not in like]
+        if strays:
+            raise InputError(f"tied names {strays[0]!r}, expected some of the adapted {', '.join(like)}")
+        if len({like[name] for name in group}) > 1:
+            raise InputError(f"tied are {', '.join(group)}, expected matrices of one shape and one rank")
     return tuple(adapted)
 
 
 def trained_names(config: EncoderConfig, adapter: AdapterConfig) -> frozenset[str]:
     """The adapter's trained arrays, in full names."""
     method = METHODS[adapter.method]
-    return frozenset(method.full_name(site.name, base) for site in sites(config, adapter) for base in method.trained)
+    homes = [adapter.home(site.name) for site in sites(config, adapter)]
+    return frozenset(method.full_name(home, base) for home in homes for base in method.trained)
 
 
 def adapter_arrays(model: Model, name: str) -> dict[str, Any]:
     """The arrays that a matrix's adapter is made of, by their local names; shared ones in their full size."""
     method = model.method
-    return {arg.base: model.params[method.full_name(name, arg.base)] for arg in method.arrays}
+    home = model.attached.home(name)
+    return {arg.base: model.params[method.full_name(home, arg.base)] for arg in method.arrays}
 
 
 def adapter_arguments(model: Model, name: str) -> dict[str, Any]:

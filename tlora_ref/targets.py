@@ -3,18 +3,47 @@
     "query"                         x.query, but not x.subquery and not x.query.base
     "self.query"                    x.self.query
     re.compile(r".*\\.1[0-9]\\..*")   what the whole name matches (fullmatch)
+    r"re:.*\\.1[0-9]\\..*"            the same, written as a string
 Checked by  tests/test_inject.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 from .shapes import InputError
 
 Pattern = str | re.Pattern[str]
+
+
+ALL_LINEAR, REGEX = "all-linear", "re:"
+"""The word for every linear layer but the output layer, and the mark of a regular expression that is a string."""
+
+
+def marked(pattern: Pattern) -> Pattern:
+    """A string that begins with "re:" as the regular expression it is. Raises InputError for one that is none."""
+    if not isinstance(pattern, str) or not pattern.startswith(REGEX):
+        return pattern
+    try:
+        return re.compile(pattern.removeprefix(REGEX))
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def in_layers(name: str, layers: Collection[int]) -> bool:
+    """Is the first number in a dotted name one of these?"""
+    number = next((int(part) for part in name.split(".") if part.isdigit()), None)
+    return number in layers
+
+
+def ranks_by_pattern(ranks: Mapping[Pattern, int], names: Iterable[str], rank: int) -> tuple[tuple[str, int], ...]:
+    """(full name, rank) of the names whose rank is not ``rank``; the last pattern that matches a name counts. Raises
+    InputError for a pattern that matches none of them."""
+    names = list(names)
+    chosen = {name: R for pattern, R in ranks.items() for name in select("ranks", [marked(pattern)], names)}
+    return tuple((name, R) for name, R in chosen.items() if rank != R)
 
 
 def matches(pattern: Pattern, name: str) -> bool:

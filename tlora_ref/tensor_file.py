@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from .files import read_file, write_atomic
 from .shapes import InputError, dtype_name
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
-"""What arrays hold."""
+DTYPES = ("float16", "bfloat16", "float32", "float64", "int64")
+"""What arrays hold; int64 for what counts, such as a BatchNorm's batches."""
 
 
 def fingerprint(array: np.ndarray) -> str:
@@ -41,7 +41,7 @@ def array_dtype(array: np.ndarray) -> str:
 
 
 def check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise InputError unless all arrays are of floating point, and finite."""
+    """Raise InputError unless all arrays are of a dtype in DTYPES, and finite."""
     for name, array in arrays.items():
         if array_dtype(array) not in DTYPES:
             raise InputError(f"{name} is {dtype_name(array)}, expected one of {', '.join(DTYPES)}")

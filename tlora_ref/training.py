@@ -242,7 +242,13 @@ def train(
         check_finite(step, lr, params, logits, loss, grads)
         if config.clip is not None:
             grads = clip_gradients(grads, config.clip)
-        params = optimizer.step(params, grads, state, lr, config)
+        try:
+            params = optimizer.step(params, grads, state, lr, config)
+        except np.linalg.LinAlgError as error:
+            raise NonFiniteError(
+                f"training stopped at step {step}, learning rate {lr:.3g}, loss {loss.item():.4g}: the optimizer met "
+                f"numbers that are not finite ({error})"
+            ) from None
         model = model.with_params(params)
         history.loss.append(float(loss))
         run = Run(model, step + 1, steps, history)

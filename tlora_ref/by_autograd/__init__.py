@@ -9,7 +9,9 @@ twin.py         what the twin of a method is
 kernels.py      the twin of every kernel pair by name
 linear.py       AdaptedLinear, TLoRALinear: a method beside a linear layer of any torch model
 fused.py        TLoRA's layer without dropout in one node of autograd's graph
-inject.py       inject, merge, unmerge, remove, disable: by the names of a model's modules
+inject.py       inject, merge, unmerge, remove, disable, merge_and_unload: by the names of a model's modules
+beside.py       what trains beside the adapters of such a model, and what it was before
+verify.py       verify: does every adapter of such a model do something?
 gradient_factors.py  TLoRA's A and C along the singular vectors of a loss's gradient, in any torch model
 adapter_io.py   save_adapter, load_adapter: adapter files
 

@@ -8,6 +8,8 @@ Checked by  tests/test_adapter_file.py.
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapter_file import (
@@ -23,17 +27,22 @@ from ..adapter_file import (
     array_shapes,
     check_fits,
     check_same,
+    check_shapes,
     matrix_beneath,
     naming,
     read_stored,
+    unmoved,
     write_adapter,
 )
 from ..by_hand import adapter_io as by_hand
 from ..methods import SHARED
 from ..model import Model
+from ..peft_folder import PREFIX
+from ..peft_folder import adapter_of as adapter_from_peft
 from ..shapes import InputError
-from ..tensor_file import array_dtype
-from .inject import adapted, is_adapted, named_modules, place, trained_beside
+from ..tensor_file import array_dtype, shown
+from .beside import named_tensors
+from .inject import adapted, check_unwrapped, is_adapted, named_modules, place, trained_beside
 from .linear import AdaptedLinear, adapter_dtype, check_method, is_conv1d, is_linear, weight_IO
 
 
@@ -42,22 +51,45 @@ def save_adapter(model: nn.Module | Model, path: str | Path, compact: bool = Tru
 
     compact: leave out the frozen arrays that the seed draws again; those from W0 or a gradient (LoRA-XS, TLoRA's
     init "gradient") are stored all the same. What is trained beside the adapter is stored too. Raises InputError if
-    there is no adapter, or if ``compact`` and an array is not what the seed draws.
+    there is no adapter, or if ``compact`` and an array is not what the seed draws. Warns if nothing that starts from
+    zero has moved: such an adapter does nothing, and ``verify`` finds out why.
     """
-    write_adapter(adapter_of(model), path, compact)
+    adapter = adapter_of(model)
+    if unmoved(adapter):
+        warnings.warn(
+            f"the adapter that goes to {path} is as it was drawn and does nothing: was its training reached? "
+            "verify(model, batch) says which adapters take part",
+            UserWarning,
+            stacklevel=2,
+        )
+    write_adapter(adapter, path, compact)
 
 
-def load_adapter(model: Any, path: str | Path) -> Any:
+def load_adapter(model: Any, path: str | Path, check_base: bool = True) -> Any:
     """The model with the adapter of a file: the given torch model, changed in place, or a new Model.
 
-    The model is the base (the file says where the adapter goes), or has an adapter of the same configuration.
+    The model is the base (the file says where the adapter goes), or has an adapter of the same configuration. A folder
+    that tlora_ref.peft has written is read too; it does not say which base it belongs to. What is compared with the
+    base that the adapter was trained on is every adapted matrix, by its numbers; of biases, of what lies between the
+    matrices, and of the rest of the model the file knows nothing. ``check_base=False`` leaves that comparison out for a
+    torch model, and takes a base in another dtype, as of a file from training in float32 on a base in bfloat16: shapes
+    have to agree.
+
     Raises AdapterFileError, and leaves the model as it was, for a file that is damaged or does not fit.
     """
+    if Path(path).is_dir():
+        with naming(path):
+            check_unwrapped(model)
+            adapter = _of_folder(model, Path(path))
+            _check_module(model, adapter, check_base)
+            _into_module(model, adapter)
+            return model
     stored = read_stored(path)
     with naming(path):
         if isinstance(model, Model):
             return _with_adapter(model, stored)
-        _check_module(model, stored)
+        check_unwrapped(model)
+        _check_module(model, stored, check_base)
         _into_module(model, stored.complete())
         return model
 
@@ -106,8 +138,11 @@ def _as_arrays(model: Model) -> Model:
 
 
 def _of_module(model: nn.Module) -> Adapter:
+    check_unwrapped(model)
     layers, modules = adapted(model), named_modules(model)
     config = layers[0].adapter
+    for layer in layers:
+        layer.check_drawn()
     for layer in layers:
         if modules.get(layer.name) is not layer:
             raise InputError(f"the adapter {layer.name!r} has another name here: give the model that was injected into")
@@ -144,7 +179,7 @@ def _arrays(layers: Sequence[AdaptedLinear], names: Iterable[str]) -> dict[str, 
     return {name: by_name[name.rpartition(".")[0]].array(name.rpartition(".")[2]) for name in names}
 
 
-def _check_module(model: nn.Module, adapter: Adapter) -> None:
+def _check_module(model: nn.Module, adapter: Adapter, same_base: bool) -> None:
     """Raise InputError unless the model can take the adapter."""
     check_method(adapter.config.method)
     modules = named_modules(model)
@@ -156,27 +191,58 @@ def _check_module(model: nn.Module, adapter: Adapter) -> None:
             check_same(adapter, layer.adapter, set(layers), set(trained_beside(model)))
     bases = {name: module.base if isinstance(module, AdaptedLinear) else module for name, module in modules.items()}
     weights = {name: weight_IO(base) for name, base in bases.items() if is_linear(base)}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    check_fits(
-        adapter,
-        {name: array_of(weights[name]) for name in adapter.matrices if name in weights},
-        {name: array_of(parameters[name]) for name in adapter.also if name in parameters},
-    )
+    tensors = named_tensors(model)
+    if same_base:
+        check_fits(
+            adapter,
+            {name: array_of(weights[name]) for name in adapter.matrices if name in weights},
+            {name: array_of(tensors[name]) for name in adapter.also if name in tensors},
+        )
+    else:
+        check_shapes(
+            adapter,
+            {name: tuple(weight.shape) for name, weight in weights.items()},
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        )
     first = next(iter(adapter.matrices))
     for name, array in adapter.arrays.items():
         matrix = name.rpartition(".")[0]
         expected = adapter_dtype(weights[matrix if matrix in adapter.matrices else first].dtype)
-        if f"torch.{array_dtype(array)}" != str(expected):
+        if same_base and f"torch.{array_dtype(array)}" != str(expected):
             raise InputError(f"{name} is {array_dtype(array)}, expected {expected} beside this base")
+
+
+def _of_folder(model: nn.Module, folder: Path) -> Adapter:
+    """The adapter of a folder of PEFT, on a torch model."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = {name: array_of(t) for name, t in load_file(folder / "adapter_model.safetensors").items()}
+        names = {key.removeprefix(PREFIX).rpartition(".")[0] for key in tensors}
+        modules = {name: module for name, module in named_modules(model).items() if name in names}
+        bases = {name: m.base if isinstance(m, AdaptedLinear) else m for name, m in modules.items()}
+        linears = {name: base for name, base in bases.items() if is_linear(base)}
+        weights = {name: array_of(weight_IO(base)) for name, base in linears.items()}
+        adapter = adapter_from_peft(config, tensors, weights, any(map(is_conv1d, linears.values())))
+    except InputError:
+        raise
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"no whole adapter folder of PEFT ({shown(error)})") from None
+    if is_adapted(model):  # the patterns that chose the matrices stand for the same names
+        adapter = replace(adapter, config=replace(adapter.config, targets=adapted(model)[0].adapter.targets))
+    return adapter
 
 
 def _into_module(model: nn.Module, adapter: Adapter) -> None:
     """Put an adapter that fits into the model, in place."""
     if not is_adapted(model):
         place(model, list(adapter.matrices), adapter.config, list(adapter.also), adapter.arrays)
-    held, parameters = _arrays(adapted(model), adapter.arrays), dict(model.named_parameters(remove_duplicate=False))
+    held, tensors = _arrays(adapted(model), adapter.arrays), named_tensors(model)
     with torch.no_grad():
         for name, array in adapter.arrays.items():
             held[name][tuple(map(slice, array.shape))].copy_(tensor_of(array, held[name]))
         for name, array in adapter.also.items():
-            parameters[name].copy_(tensor_of(array, parameters[name]))
+            tensors[name].copy_(tensor_of(array, tensors[name]))
+    for layer in adapted(model):
+        layer.undrawn = False
+        if layer.shared is not None:
+            layer.shared.undrawn = False

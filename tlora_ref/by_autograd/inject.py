@@ -9,21 +9,25 @@ Checked by  tests/test_inject.py.
     report = inject(model, targets=("query", "value"), rank=32, dropout=0.5, train_also=("classifier",))
     print(report)
     ...                                 # train: only B, alpha and the classifier have requires_grad
+    verify(model, batch)                # does every adapter do something? (verify.py)
     merge(model); unmerge(model)        # explicit; train() and eval() never do it
     with disable(model): ...            # the base model's outputs
-    remove(model)                       # the original modules back
+    remove(model)                       # the base model back, as it was
+    merge_and_unload(model)             # or a model without adapters that computes what they made of it
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..by_hand.methods import METHODS
@@ -31,9 +35,19 @@ from ..config import AdapterConfig
 from ..counts import Counts, trained
 from ..methods import SHARED
 from ..shapes import InputError
-from ..targets import Pattern, select, spell
+from ..targets import ALL_LINEAR, REGEX, Pattern, in_layers, marked, ranks_by_pattern, select, spell
+from .beside import Beside, buffers_beneath, named_tensors
 from .gradient_factors import Loss, gradient_arrays
-from .linear import AdaptedLinear, SharedArrays, TLoRALinear, check_base, check_method, is_linear, weight_IO
+from .linear import (
+    AdaptedLinear,
+    SharedArrays,
+    TLoRALinear,
+    check_base,
+    check_method,
+    is_conv1d,
+    is_linear,
+    weight_IO,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +108,7 @@ class Report:
 
 def inject(
     model: nn.Module,
-    targets: Sequence[Pattern] = ("query", "value"),
+    targets: str | Sequence[Pattern] = ("query", "value"),
     rank: int = 32,
     dropout: float = 0.0,
     init: str = "released",
@@ -105,28 +119,48 @@ def inject(
     heads: int | None = None,
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    exclude: Sequence[Pattern] = (),
+    layers: Sequence[int] | None = None,
+    ranks: Mapping[Pattern, int] | None = None,
 ) -> Report:
     """Put TLoRA, or another method, on every module whose name matches a target; freeze all else but ``train_also``.
     In place.
 
-    targets     patterns for modules, as in targets.py: suffixes of names, or compiled regular expressions
+    targets     patterns for modules, as in targets.py: suffixes of names, or regular expressions, compiled or written
+                "re:..."; "all-linear" is every linear layer but the output layer and what train_also names
+    exclude     patterns for modules that stay as they are although a target matches
+    layers      numbers of the layers to adapt, the first number in a module's name; None: all
+    ranks       other ranks than ``rank``, by pattern: {"value": 4}; the last pattern that matches counts, and with a
+                rank of 0 a module stays as it is
     init        how TLoRA's frozen factors are made (config.INITS); every other method starts in one way
-    train_also  patterns for modules or parameters that stay trained, such as "classifier"
+    train_also  patterns for modules or parameters that stay trained, such as "classifier"; buffers of the modules, such
+                as the statistics of a BatchNorm, belong to the adapter as well
     method      a name in by_hand.METHODS that sits on linear layers
     lora_alpha  of a method with a constant scale, which is lora_alpha / rank; None: scale 1
-    heads       of the model's attention, for LoRTA; None: what the model's own config says, and 1 if it says nothing
+    heads       of the model's attention, for LoRTA; None: what the model's own config says
     batches     for init "gradient": the examples whose gradient gives the factors, and ``loss``, (model, batch) -> a
                 scalar; without one, model(**batch).loss
 
     Raises InputError, and leaves the model as it was, for a pattern that matches nothing (also when others
     match), a target that is no linear layer, a rank above min(I, O), a model that already has adapters, a method
-    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from.
+    that sits elsewhere, a ``lora_alpha`` for a method without one, a weight that the method cannot start from, a
+    number of heads that nothing says, batches without init "gradient" or the other way round, a loss that does not
+    depend on a target.
     """
-    chosen = _patterns("targets", targets)
+    chosen = (targets,) if targets == ALL_LINEAR else _patterns("targets", targets)
+    check_unwrapped(model)
     if heads is None and method in METHODS and METHODS[method].per_head:
-        heads = getattr(getattr(model, "config", None), "num_attention_heads", None)
+        heads = _heads(model)
     config = AdapterConfig(
-        method, rank, chosen, dropout=dropout, init=init, seed=seed, lora_alpha=lora_alpha, heads=heads
+        method,
+        rank,
+        chosen,
+        layers=None if layers is None else tuple(layers),
+        dropout=dropout,
+        init=init,
+        seed=seed,
+        lora_alpha=lora_alpha,
+        heads=heads,
     )
     check_method(method)
     if lora_alpha is not None and "scale" not in METHODS[method].constants:
@@ -136,11 +170,39 @@ def inject(
     if is_adapted(model):
         raise InputError("the model already has adapters; remove(model) takes them out")
     modules = named_modules(model)
-    linears = [name for name, module in modules.items() if is_linear(module)]
-    names = select("target", config.targets, modules, near=linears)
     also = trained_parameters(model, modules, _patterns("train_also", train_also))
+    names = _chosen(model, modules, config, also, _patterns("exclude", exclude))
+    config = replace(config, ranks=ranks_by_pattern(ranks or {}, names, rank))
+    names = [name for name in names if config.rank_of(name) > 0]
     arrays = None if batches is None else gradient_arrays(model, names, config, batches, loss)
     return place(model, names, config, also, arrays)
+
+
+def _chosen(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    config: AdapterConfig,
+    also: Sequence[str],
+    exclude: Sequence[Pattern],
+) -> list[str]:
+    """The names of the modules to adapt. Raises InputError for a pattern that matches nothing, and if none are left."""
+    linears = [name for name, module in modules.items() if is_linear(module)]
+    if config.targets == (ALL_LINEAR,):
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        names = [n for n in linears if modules[n] is not head and not any(a.startswith(f"{n}.") for a in also)]
+        names = [name for name in names if not isinstance(_parent(model, name), nn.MultiheadAttention)]
+    else:
+        names = select("target", config.targets, modules, near=linears)
+    if exclude:
+        out = set(select("exclude", exclude, modules, near=names))
+        names = [name for name in names if name not in out]
+    if config.layers is not None:
+        names = [name for name in names if in_layers(name, config.layers)]
+    if not names:
+        raise InputError(
+            f"targets {', '.join(map(spell, config.targets))} with this exclude and layers leave no module"
+        )
+    return names
 
 
 def place(
@@ -150,18 +212,20 @@ def place(
     also: Sequence[str],
     arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Report:
-    """``inject`` with the modules and the parameters of ``train_also`` given by their full names, and with the
-    adapter's ``arrays``, by theirs, instead of draws."""
-    modules, parameters = named_modules(model), dict(model.named_parameters(remove_duplicate=False))
+    """``inject`` with the modules, and the parameters and buffers of ``train_also``, given by their full names, and
+    with the adapter's ``arrays``, by theirs, instead of draws."""
+    if config.tied:
+        raise InputError("the adapter ties matrices, expected none: in a torch model every layer has its own")
+    modules, tensors = named_modules(model), named_tensors(model)
     # a module that sits at several places is adapted once, under its first name, and put at all of them
     first: dict[nn.Module, str] = {}
     for name in names:
-        check_base(name, modules[name], config, modules.get(name.rpartition(".")[0]))
+        check_base(name, modules[name], config, _parent(model, name))
         first.setdefault(modules[name], name)
     frozen = {id(parameter): name for base, name in first.items() for parameter in base.parameters()}
     for name in also:
-        if id(parameters[name]) in frozen:
-            raise InputError(f"train_also names {name}, which the adapter on {frozen[id(parameters[name])]} freezes")
+        if id(tensors[name]) in frozen:
+            raise InputError(f"train_also names {name}, which the adapter on {frozen[id(tensors[name])]} freezes")
     given: dict[str, dict[str, np.ndarray]] = {}
     for name, array in (arrays or {}).items():
         module, _, local = name.rpartition(".")
@@ -173,16 +237,40 @@ def place(
     own = {name: given.get(name, None if arrays is None else {}) for name in first.values()}
     layers = {base: kind(base, config, name, shared, own[name]) for base, name in first.items()}
 
+    beside = Beside.of(model, also)
     model.requires_grad_(False)
     for name, module in modules.items():
         if module in layers:
             _replace(model, name, layers[module])
     for layer in layers.values():
+        layer.beside = beside
         for arg in METHODS[config.method].trained_args:
             layer.array(arg.base).requires_grad_(True)
     for name in also:
-        parameters[name].requires_grad_(True)
+        if isinstance(tensors[name], nn.Parameter):
+            tensors[name].requires_grad_(True)
+    if hasattr(model, "save_pretrained"):
+        model.save_pretrained = SavePretrained(model.save_pretrained)
     return report(model)
+
+
+class SavePretrained:
+    """What a transformers model's ``save_pretrained`` is while it has adapters: from_pretrained would not find the
+    base's weights under the names that they have then."""
+
+    def __init__(self, original: Any) -> None:
+        self.original = original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises InputError; a checkpoint of the Trainer, which gives a state_dict, is written, with a warning."""
+        says = (
+            "the model has adapters, and from_pretrained would not read what save_pretrained writes of it: "
+            "save_adapter(model, file) writes the adapter, merge_and_unload(model) makes a model without one"
+        )
+        if "state_dict" not in kwargs:
+            raise InputError(says)
+        warnings.warn(says, UserWarning, stacklevel=2)
+        return self.original(*args, **kwargs)
 
 
 def report(model: nn.Module) -> Report:
@@ -251,26 +339,67 @@ def unmerge(model: nn.Module) -> None:
 
 
 def remove(model: nn.Module) -> None:
-    """The original modules back, the same objects with the same bits. As after ``inject``, nothing but
-    ``train_also`` trains; ``model.requires_grad_(True)`` changes that. Raises InputError without adapters."""
-    adapted(model)
+    """The base back: the original modules, the same objects with the same bits, and what trained beside the adapters as
+    it was before. As after ``inject``, nothing but ``train_also`` trains; ``model.requires_grad_(True)`` changes that.
+    Raises InputError without adapters."""
+    _beside(model).put_back(model)
+    _take_out(model)
+
+
+@torch.no_grad()
+def merge_and_unload(model: nn.Module) -> nn.Module:
+    """The model without adapters, which computes what they made of it: W0 + dW stands in the weights themselves,
+    rounded to their dtype, and what trained beside them stays. In place, for good; the same model is returned.
+
+    Raises InputError, with the model as it was, without adapters, for a method that does not merge, for an update that
+    is not finite, and where an adapted weight is tied to something else, which would change with it.
+    """
+    layers = adapted(model)
+    own = {id(layer.base.weight): layer for layer in layers}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        layer = own.get(id(parameter))
+        if layer is not None and _parent(model, name) is not layer.base:
+            raise InputError(
+                f"the weight of {layer.name} is tied to {name}, which merging for good would change as well"
+            )
+    merged = {layer: layer.merged_weight() for layer in layers}
+    for layer, W_IO in merged.items():
+        if not W_IO.isfinite().all():
+            raise InputError(f"W0 + dW of {layer.name} is not finite")
+    for layer, W_IO in merged.items():
+        layer.base.weight.copy_(W_IO if is_conv1d(layer.base) else W_IO.T)
+    _take_out(model)
+    return model
+
+
+def _take_out(model: nn.Module) -> None:
     for name, module in named_modules(model).items():
         if isinstance(module, AdaptedLinear):
             _replace(model, name, module.base)
+    if isinstance(model.__dict__.get("save_pretrained"), SavePretrained):
+        del model.save_pretrained
 
 
 @contextmanager
 def disable(model: nn.Module) -> Iterator[None]:
-    """Inside, the model computes what the base does, merged or not. Raises InputError without adapters."""
+    """Inside, the model computes what the base does, merged or not, and what trains beside the adapters is as it was
+    before they came. Raises InputError without adapters."""
     layers = adapted(model)
     before = [layer.disabled for layer in layers]
-    try:
-        for layer in layers:
-            layer.disabled = True
-        yield
-    finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer.disabled = was
+    with ExitStack() as stack:
+        if not all(before):  # within another ``disable`` everything is as it was already
+            stack.enter_context(_beside(model).away(model))
+        try:
+            for layer in layers:
+                layer.disabled = True
+            yield
+        finally:
+            for layer, was in zip(layers, before, strict=True):
+                layer.disabled = was
+
+
+def _beside(model: nn.Module) -> Beside:
+    return adapted(model)[0].beside
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -296,16 +425,19 @@ def adapted(model: nn.Module) -> list[AdaptedLinear]:
     return layers
 
 
-def trained_beside(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train and are no adapter's, by name."""
-    own = _own(adapted(model))
-    return {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in own}
+def trained_beside(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that train and are no adapter's, a tied one under each of its names, and buffers beside them."""
+    own, layers = _own(adapted(model)), adapted(model)
+    parameters = model.named_parameters(remove_duplicate=False)
+    trained = {name: p for name, p in parameters if p.requires_grad and id(p) not in own}
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    return trained | {name: buffers[name] for name in layers[0].beside.names if name in buffers}
 
 
 def trained_parameters(
     model: nn.Module, modules: Mapping[str, nn.Module], patterns: Sequence[Pattern]
 ) -> tuple[str, ...]:
-    """The parameters that the patterns name, directly or by a module that holds them."""
+    """The parameters that the patterns name, directly or by a module that holds them, and buffers of those modules."""
     owners = {name: [name] for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, module in modules.items():
         owners.setdefault(name, [f"{name}.{local}" for local, _ in module.named_parameters()])
@@ -313,14 +445,46 @@ def trained_parameters(
     for pattern in patterns:
         if not any(owners[name] for name in select("train_also", [pattern], chosen)):
             raise InputError(f"train_also {spell(pattern)} matches modules without parameters")
-    return tuple(dict.fromkeys(parameter for name in chosen for parameter in owners[name]))
+    buffers = buffers_beneath(model, [name for name in chosen if name in modules])
+    # a parameter that is tied is trained under all of its names
+    wanted = {parameter for name in chosen for parameter in owners[name]}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    ids = {id(parameters[name]) for name in wanted}
+    return (*(name for name, parameter in parameters.items() if id(parameter) in ids), *buffers)
+
+
+def _heads(model: nn.Module) -> int:
+    """The heads of the attention by the model's own config, under the names of transformers; of GPT-2's, DistilBERT's
+    and T5's own ones, too."""
+    config = getattr(model, "config", None)
+    for name in ("num_attention_heads", "n_head", "n_heads", "num_heads"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    raise InputError(
+        "heads is None, expected the number of the attention's heads: the model has no config that says it"
+    )
 
 
 def _patterns(argument: str, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
+    if isinstance(patterns, str) and patterns.startswith(REGEX):
+        patterns = (patterns,)
     listed = isinstance(patterns, (list, tuple))
     if not listed or not all(isinstance(p, (str, re.Pattern)) and p != "" for p in patterns):
-        raise InputError(f"{argument} is {patterns!r}, expected a tuple of names and compiled regular expressions")
-    return tuple(patterns)
+        raise InputError(f"{argument} is {patterns!r}, expected a tuple of names and regular expressions")
+    return tuple(marked(pattern) for pattern in patterns)
+
+
+def check_unwrapped(model: nn.Module) -> None:
+    """Raise InputError for a model inside a wrapper of torch, whose names would stand in every file."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise InputError(
+            f"the model is wrapped in {type(model).__name__}, which puts 'module.' before every name: "
+            "give model.module, and wrap it afterwards"
+        )
+
+
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import dropout, linear
+from torch.nn.parameter import is_lazy
 
 from ..by_hand.methods import METHODS
 from ..config import AdapterConfig
 from ..init import shared_arrays
 from ..methods import Site
 from ..shapes import InputError
+from .beside import Beside
 from .fused import tlora_linear_fused
 from .methods import TWINS
 
@@ -34,6 +36,22 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules of torch that read the weights of their linear layers and may not call them: an adapter in there
 would silently do nothing."""
+
+READ_IN_EVALUATION = ("linear1", "linear2")
+"""The layers of an nn.TransformerEncoderLayer that its fast path, which training never takes, reads in place of calling
+them: they have the adapter in their ``weight``. The projection inside its attention is read in training too, where
+dropout would be passed by."""
+
+LINEAR_LIKE: set[type[nn.Linear]] = set()
+"""Subclasses of nn.Linear with a forward of their own that were declared to compute x W + b."""
+
+
+def treat_as_linear(kind: type[nn.Linear]) -> None:
+    """Let adapters sit on a subclass of nn.Linear that has a forward of its own and computes x W + b all the same, as
+    transformers' FalconLinear does. Raises InputError for anything but a subclass of nn.Linear."""
+    if not (isinstance(kind, type) and issubclass(kind, nn.Linear)):
+        raise InputError(f"the class is {kind!r}, expected a subclass of torch.nn.Linear")
+    LINEAR_LIKE.add(kind)
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -45,8 +63,18 @@ def is_conv1d(module: nn.Module) -> bool:
 
 def is_linear(module: nn.Module) -> bool:
     """A layer that computes x W + b from a floating-point weight, and nothing else (no quantised subclass)."""
-    plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-    return (plain or is_conv1d(module)) and module.weight.dtype in DTYPES
+    plain = isinstance(module, nn.Linear) and (type(module).forward is nn.Linear.forward or type(module) in LINEAR_LIKE)
+    return (plain or is_conv1d(module)) and _odd_weight(module) == "" and module.weight.dtype in DTYPES
+
+
+def _odd_weight(module: nn.Module) -> str:
+    """What keeps a weight from being read as a plain matrix, "" if nothing does."""
+    weight = module.weight
+    if is_lazy(weight):
+        return "its shape is not known before a first batch has gone through it"
+    if type(weight.data) is not Tensor:
+        return f"its weight is a {type(weight.data).__name__}, expected a plain tensor"
+    return ""
 
 
 def weight_IO(module: nn.Module) -> Tensor:
@@ -99,8 +127,8 @@ class SharedArrays(nn.Module):
     """The arrays that all adapted layers of a model read, such as VeRA's frozen A and B: one module, held by every
     layer, so its numbers are in memory once; as large as the largest of the matrices needs. What trains is a parameter.
 
-    ``arrays``, by local name, are taken instead of a draw. A state_dict lists the pair under each layer, with one
-    storage.
+    ``arrays``, by local name, are taken instead of a draw. A state_dict lists the arrays once, under the first layer:
+    files such as safetensors' refuse a tensor under two names.
     """
 
     def __init__(
@@ -108,6 +136,8 @@ class SharedArrays(nn.Module):
     ) -> None:
         super().__init__()
         method, like = METHODS[adapter.method], weight_IO(next(iter(bases.values())))
+        self.home = next(iter(bases))  # the name of the layer under which a state_dict has them
+        self.undrawn = arrays is None and like.is_meta
         where = [site_of(name, base, adapter) for name, base in bases.items()]
         if arrays is None and not like.is_meta:
             arrays = shared_arrays(where, adapter)
@@ -117,6 +147,19 @@ class SharedArrays(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SharedArrays:
         return super()._apply(_following(fn), recurse)
+
+    def _at_home(self, prefix: str) -> bool:
+        # the model may lie in another, whose names go before
+        return f".{prefix}".endswith(f".{self.home}.shared.")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self._at_home(prefix):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if self._at_home(prefix) or any(name.startswith(prefix) for name in state_dict):
+            super()._load_from_state_dict(state_dict, prefix, *args)
+            self.undrawn = False
 
 
 class AdaptedLinear(nn.Module):
@@ -154,6 +197,8 @@ class AdaptedLinear(nn.Module):
         if method.shared and shared is None:
             shared = SharedArrays({name: base}, adapter)
         self.base, self.adapter, self.name, self.shared, self.disabled = base, adapter, name, shared, False
+        self.undrawn = arrays is None and W0_IO.is_meta
+        self.beside = Beside({})  # of the whole model, which ``inject`` knows
         self.site = site_of(name, base, adapter)
         if arrays is None and not W0_IO.is_meta:
             arrays = method.draw(self.site, _to_numpy(W0_IO), adapter)
@@ -166,9 +211,11 @@ class AdaptedLinear(nn.Module):
         self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O). Raises InputError when merged and in training mode."""
+        """x (..., I) -> (..., O). Raises InputError when merged and in training mode, and when its arrays were made on
+        the meta device and have never been given numbers."""
         if self.disabled:
             return self.base(x)
+        self.check_drawn()
         if self.merged_IO is not None:
             if self.training:
                 raise InputError(
@@ -181,6 +228,15 @@ class AdaptedLinear(nn.Module):
             x = x.to(self.update_dtype)
         layer = TWINS[self.adapter.method].layer
         return layer(x, y, weight_IO(self.base), self.bias, self._drop, **self.arguments()).to(y.dtype)
+
+    def check_drawn(self) -> None:
+        """Raise InputError if the arrays have memory and no numbers: made on meta, then ``to_empty``."""
+        empty = self.undrawn or (self.shared is not None and self.shared.undrawn)
+        if empty and not self.array(METHODS[self.adapter.method].trained[0]).is_meta:
+            raise InputError(
+                f"the adapter on {self.name or 'this layer'} was made on the meta device, where nothing is drawn, and "
+                "has no numbers: load a state_dict or an adapter file with them, or inject after the weights are loaded"
+            )
 
     def _drop(self, tensor: Tensor) -> Tensor:
         return dropout(tensor, self.adapter.dropout, self.training)
@@ -201,14 +257,24 @@ class AdaptedLinear(nn.Module):
 
     def delta_w(self) -> Tensor:
         """dW = W' - W0, (I, O), in the adapter's dtype."""
+        self.check_drawn()
         return TWINS[self.adapter.method].delta_w(weight_IO(self.base), **self.arguments())
+
+    def merged_weight(self) -> Tensor:
+        """W' = W0 + dW, (I, O), rounded to the dtype of W0."""
+        W0_IO = weight_IO(self.base)
+        return (W0_IO + self.delta_w()).to(W0_IO.dtype)
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Keep W' = W0 + dW, rounded to the dtype of W0, and run it instead. Merged already: nothing happens."""
+        """Keep W' and run it instead. Merged already: nothing happens."""
         if self.merged_IO is None:
-            W0_IO = weight_IO(self.base)
-            self.merged_IO = (W0_IO + self.delta_w()).to(W0_IO.dtype)
+            self.merged_IO = self.merged_weight()
+
+    def check_unmerged(self) -> None:
+        """Raise InputError for a merged layer."""
+        if self.merged_IO is not None:
+            raise InputError(f"{self.name or type(self).__name__} is merged; unmerge(model) first")
 
     def unmerge(self) -> None:
         """Forget W'; W0 was never touched."""
@@ -216,10 +282,12 @@ class AdaptedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight in the base's layout, W' when merged and W0 otherwise: models look at its dtype or device."""
-        if self.merged_IO is None:
+        """W' = W0 + dW in the base's layout and dtype, W0 while disabled. Some models multiply with a layer's weight
+        and never call the layer: they get the adapter this way, with its gradients, and without dropout."""
+        if self.disabled:
             return self.base.weight
-        return self.merged_IO if is_conv1d(self.base) else self.merged_IO.T
+        W_IO = self.merged_weight() if self.merged_IO is None else self.merged_IO
+        return W_IO if is_conv1d(self.base) else W_IO.T
 
     @property
     def bias(self) -> Tensor | None:
@@ -254,6 +322,9 @@ class AdaptedLinear(nn.Module):
             args[-1].append(f"{prefix[:-1]} is merged: W' would not follow what is loaded; unmerge(model) first")
             return
         super()._load_from_state_dict(state_dict, prefix, *args)
+        own = (*self._parameters, *(name for name in self._buffers if name != "merged_IO"))
+        if all(f"{prefix}{name}" in state_dict for name in own):
+            self.undrawn = False
 
     def extra_repr(self) -> str:
         """What print(model) shows beside the base."""
@@ -288,7 +359,7 @@ class TLoRALinear(AdaptedLinear):
         Without dropout, second derivatives are not to be had (fused.py); hooks on the base are honoured.
         """
         dropping = self.training and self.adapter.dropout > 0
-        if not (self.disabled or self.merged_IO is not None or dropping or hooked(self.base)):
+        if not (self.disabled or self.merged_IO is not None or dropping or self.undrawn or hooked(self.base)):
             y = tlora_linear_fused(x, self.base, weight_IO(self.base), self.A, self.B, self.C, self.alpha)
             if y is not None:
                 return y
@@ -300,9 +371,10 @@ class TLoRALinear(AdaptedLinear):
 
 
 def hooked(module: nn.Module) -> bool:
-    """Does anything wait for the module to be called? Then its weight must not be read in its place."""
+    """Does anything wait for the module to be called, or stand in for its forward, as accelerate's offloading does?
+    Then its weight must not be read in its place."""
     kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(kinds)
+    return any(kinds) or "forward" in module.__dict__
 
 
 def check_method(method: str) -> None:
@@ -315,17 +387,24 @@ def check_base(name: str, base: nn.Module, adapter: AdapterConfig, parent: nn.Mo
     """Raise InputError unless the adapter can sit on this layer."""
     check_method(adapter.method)
     if not is_linear(base):
-        dtype = f" of {base.weight.dtype}" if isinstance(base, nn.Linear) else ""
-        raise InputError(f"{name} is a {type(base).__name__}{dtype}, expected a floating-point nn.Linear or Conv1D")
-    if isinstance(parent, FUSED):
+        linear_like = isinstance(base, nn.Linear)
+        odd = _odd_weight(base) if linear_like else ""
+        dtype = f" of {base.weight.dtype}" if linear_like and not odd else ""
+        own = linear_like and not odd and base.weight.dtype in DTYPES
+        more = "; treat_as_linear declares that a subclass computes x W + b" if own else f": {odd}" * bool(odd)
+        raise InputError(
+            f"{name} is a {type(base).__name__}{dtype}, expected a floating-point nn.Linear or Conv1D{more}"
+        )
+    supported = isinstance(parent, nn.TransformerEncoderLayer) and name.rpartition(".")[2] in READ_IN_EVALUATION
+    if isinstance(parent, FUSED) and not supported:
         raise InputError(
             f"{name} lies in a torch.nn.{type(parent).__name__}, which may read its weight without calling it: "
             "an adapter there would do nothing"
         )
     W0_IO, method = weight_IO(base), METHODS[adapter.method]
     I, O = W0_IO.shape
-    if adapter.rank > min(I, O):
-        raise InputError(f"rank {adapter.rank} is larger than min(I, O) = {min(I, O)} of {name}, {(I, O)}")
+    if adapter.rank_of(name) > min(I, O):
+        raise InputError(f"rank {adapter.rank_of(name)} is larger than min(I, O) = {min(I, O)} of {name}, {(I, O)}")
     if W0_IO.is_meta:
         return
     if adapter.origin == "W0" and not W0_IO.isfinite().all():

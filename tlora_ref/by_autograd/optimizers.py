@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +87,11 @@ def plain_step(
 def _step(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.step()
+    try:
+        optimizer.step()
+    except torch.linalg.LinAlgError as error:
+        # as NumPy says it, which the training loop knows
+        raise np.linalg.LinAlgError(str(error).partition(":")[0]) from None
     optimizer.zero_grad()
 
 

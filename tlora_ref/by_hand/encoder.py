@@ -90,12 +90,12 @@ def project_bwd(model: Model, name: str, dy_NTO: Array, cache: Cache, grads: Gra
 def adapter_bwd(model: Model, name: str, dy: Array, cache: Cache, grads: Grads, of: str) -> Array:
     """The backward of an adapted matrix or block: its trained gradients into ``grads``, that of its input ``of``
     returned. Gradients of arrays that other matrices share add up."""
-    method, site, trained = model.method, model.adapted[name], model.trained_at(name)
+    method, site, trained, home = model.method, model.adapted[name], model.trained_at(name), model.attached.home(name)
     local = method.kernel.bwd(dy, cache, wrt=method.kernel.wrt if method.scatter else {of, *trained})
     dx = local.pop(of)
     for base, gradient in method.gradients(local, adapter_arrays(model, name), site).items():
         if base in trained:
-            full = method.full_name(name, base)
+            full = method.full_name(home, base)
             grads[full] = grads[full] + gradient if full in grads else gradient
     return dx
 

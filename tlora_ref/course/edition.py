@@ -1,7 +1,8 @@
 """The student edition of a notebook, and the instructor's: nbgrader's rules, so that its tools and these agree.
 
 A cell with metadata nbgrader.solution holds a solution between two marker lines; the student edition has, in its
-place, a comment and ``raise NotImplementedError()``. A cell with nbgrader.grade is a grader and stays as it is.
+place, a comment and ``raise NotImplementedError()``. A cell with nbgrader.grade is a grader and stays as it is. A cell
+with both is marked by hand: code between the marker lines, or a text, which is an answer as a whole.
 
 The instructor's edition is for marks. Its second code cell turns hints and solutions off, and every grader has a
 hidden test, which nbgrader takes out of what students get and puts back when it grades: the package is imported anew,
@@ -24,8 +25,8 @@ from typing import Any
 from ..shapes import InputError
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
-"""nbgrader's own stub, so that both editions are the same."""
+STUB, TEXT_STUB = ("# YOUR CODE HERE", "raise NotImplementedError()"), "YOUR ANSWER HERE"
+"""nbgrader's own stubs, so that both editions are the same."""
 
 
 HIDDEN = """
@@ -58,14 +59,13 @@ def instructor_edition(notebook: Any) -> Any:
     import nbformat
 
     notebook = copy.deepcopy(notebook)
-    number = ""
+    number = next(cell.id.partition("-")[0] for cell in notebook.cells)
     for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade"):
+        if is_grader(cell):
             match = re.fullmatch(r"check\((.+)\)", cell.source)
             if match is None:
                 raise InputError(f"cell {cell.id}: a grader is one call of check, found {cell.source!r}")
             cell.source += HIDDEN.replace("ANSWERS", match.group(1))
-            number = cell.id.partition("-")[0]
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     locked = {"grade": False, "grade_id": f"{number}-marks", "locked": True, "schema_version": 3, "solution": False,
               "task": False}  # fmt: skip
@@ -80,12 +80,22 @@ def student_edition(notebook: Any) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        is_solution = bool(cell.metadata.get("nbgrader", {}).get("solution"))
+        if cell.cell_type != "code":
+            cell.source = TEXT_STUB if is_solution else cell.source
+            continue
         has_markers = BEGIN in cell.source or END in cell.source
-        if has_markers != bool(cell.metadata.get("nbgrader", {}).get("solution")):
+        if has_markers != is_solution:
             raise InputError(f"cell {cell.id}: a solution cell has markers, and only a solution cell has")
         if has_markers:
             cell.source = without_solution(cell.source, cell.id)
     return notebook
+
+
+def is_grader(cell: Any) -> bool:
+    """Does the cell grade an answer by running? What is marked by hand does not."""
+    meta = cell.metadata.get("nbgrader", {})
+    return bool(meta.get("grade")) and not meta.get("solution")
 
 
 def without_solution(source: str, where: str = "the cell") -> str:

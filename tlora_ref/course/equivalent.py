@@ -205,4 +205,13 @@ EQUIVALENT: dict[str, dict[str, tuple[str, ...]]] = {
     "11 best": {
         "the norm of a matrix is that of its transpose": ("line 5:65: D_IO  ->  D_IO.T",),
     },
+    "14 concentration": {
+        "the singular values of a matrix are those of its transpose": ("line 3:30: dW_IO  ->  dW_IO.T",),
+    },
+    "14 factors": {
+        "only its length is read": (
+            "line 4:23: dW0_IO  ->  dW0_IO + 1",
+            "line 4:23: dW0_IO  ->  dW0_IO - 1",
+        ),
+    },
 }

@@ -472,6 +472,10 @@ def check(notebook: str, **answers: Any) -> None:
     grade(notebook, answers, marks=False)
 
 
+after_right: list[Callable[[str, str, Any], str]] = []
+"""What is done with every right answer of ``check``, (notebook, exercise, answer) -> what to say: mine.py."""
+
+
 def grade(notebook: str, answers: Mapping[str, Any], marks: bool) -> None:
     """What ``check`` does; for ``marks`` the library's own solutions are no answers."""
     failed = []
@@ -481,7 +485,8 @@ def grade(notebook: str, answers: Mapping[str, Any], marks: bool) -> None:
             failed.append(f"{notebook} {name}: {verdict.says}{verdict.remark}")
         else:
             sentence = f"{exercise.stood_up_to[0].upper()}{exercise.stood_up_to[1:]}"
-            print(wrapped(f"{notebook} {name}: right. {sentence}.{verdict.remark}"))
+            done = [] if marks else [do(notebook, name, answers[name]) for do in after_right]
+            print(wrapped("\n".join(filter(None, [f"{notebook} {name}: right. {sentence}.{verdict.remark}", *done]))))
     if failed:
         raise ExerciseError("\n".join(failed))
 

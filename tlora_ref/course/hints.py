@@ -1,6 +1,6 @@
-"""Help on request: two hints for each exercise, one after the other, and the worked solution.
+"""Help on request: two or three hints for each exercise, one after the other, and the worked solution.
 
-    hint("02", "dB")        the first hint; called again, the second
+    hint("02", "dB")        the first hint; called again, the next
     solution("02", "dB")    a worked solution with its derivation
 
 A course that gives marks turns both off: ``for_marks()``, which the instructor's edition of a notebook calls first.
@@ -26,11 +26,11 @@ def for_marks() -> None:
 
 
 def hint(notebook: str, name: str) -> None:
-    """Print the first hint for an exercise; from the second call on, the second."""
+    """Print the first hint for an exercise; called again, the next, and from there on the last."""
     hints = _of(notebook, name).HINTS[name]
     times = _given[notebook, name] = _given.get((notebook, name), 0) + 1
     number = min(times, len(hints))
-    more = f'\nThere is one more: call hint("{notebook}", "{name}") again.' if number < len(hints) else ""
+    more = f'\nThere is another: call hint("{notebook}", "{name}") again.' if number < len(hints) else ""
     last = f'\nThat was the last one; solution("{notebook}", "{name}") shows a worked solution.' if not more else ""
     print(wrapped(f"{notebook} {name}, hint {number} of {len(hints)}: {hints[number - 1]}{more}{last}"))
 

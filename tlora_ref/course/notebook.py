@@ -5,12 +5,16 @@ Needs matplotlib; only notebooks import it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..lab.analysis.plots import STYLE
+from .mine import start_keeping
 
 FROZEN, TRAINED, DATA = "#BFC5CC", "#0072B2", "#F0E442"
 """What is frozen, what is trained, and activations: told apart in grey too, and hatched where it matters."""
@@ -18,11 +22,12 @@ FROZEN, TRAINED, DATA = "#BFC5CC", "#0072B2", "#F0E442"
 
 def start() -> None:
     """The style of all figures (analysis/plots.py), sharp on screen and in print, and one thread for matrix products,
-    which are small here: on a busy machine two threads wait for each other far longer than they compute. First cell of
-    every notebook."""
+    which are small here: on a busy machine two threads wait for each other far longer than they compute. From here on
+    right answers are kept in mine.py beside the notebook. First cell of every notebook."""
     import matplotlib.pyplot as plt
     from threadpoolctl import threadpool_limits
 
+    start_keeping(Path("mine.py"))
     threadpool_limits(limits=1)
     plt.rcParams.update(STYLE)
     try:
@@ -30,6 +35,41 @@ def start() -> None:
     except ModuleNotFoundError:  # outside Jupyter there is no inline figure to sharpen
         return
     set_matplotlib_formats("retina")
+
+
+def show(alt: str) -> None:
+    """Show the figure that was drawn last, and say in words what it shows: for those who do not see it, and where it
+    cannot be drawn."""
+    import matplotlib.pyplot as plt
+    from IPython.display import display
+
+    figure = plt.gcf()
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
+
+
+ICONS = {"minus": "−", "plus": "+", "fast-backward": "|&lt;", "step-backward": "◂", "play fa-flip-horizontal": "◀",
+         "pause": "||", "play": "▶", "step-forward": "▸", "fast-forward": "&gt;|"}  # fmt: skip
+"""The buttons of an animation, as characters: matplotlib takes them from a server."""
+
+
+def animate(figure: Any, draw: Callable[[Any], Any], frames: Sequence[Any], alt: str) -> None:
+    """A film that runs in the page, without a kernel, and below it a still: the last of the ``frames``. ``draw`` makes
+    the figure what it is at one frame; ``alt`` says what moves, in words."""
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML, display
+    from matplotlib.animation import FuncAnimation
+
+    with plt.rc_context({"figure.dpi": 54, "savefig.dpi": 54, "animation.embed_limit": 2}):
+        figure.set_dpi(54)
+        film = FuncAnimation(figure, draw, frames, init_func=lambda: []).to_jshtml(fps=4, default_mode="reflect")
+    film = re.sub(r"<link rel=\"stylesheet\"\s+href=[^>]*>\s*", "", film)
+    for icon, character in ICONS.items():
+        film = film.replace(f'<i class="fa fa-{icon}"></i>', character)
+    film = film.replace("<img id=", f'<img alt="{escape(alt, quote=True)}" id=')
+    display(HTML(film), metadata={"text/html": {"alt": alt}})
+    draw(frames[-1])
+    show(f"The last frame: {alt}")
 
 
 def draw_product(axis: Any, factors: Sequence[tuple[str, int, int, str]]) -> None:

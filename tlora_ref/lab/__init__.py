@@ -6,7 +6,7 @@ bench/             speed and memory, and the stored results behind every table
 glue/              the paper's experiment: a transformers model on a GLUE task
 digits.py          the encoder pretrained on upright digits and adapted to turned ones, which several jobs share
 learning_rates.py  which learning rate each setup gets, by one rule for all
-informed.py        TLoRA on the digits between frozen factors of every kind
+informed.py        TLoRA on the digits between frozen factors of every kind; informed_text.py, on questions
 data.py            the digits and their shifts
 gallery.py         tutorials/gallery.md: every method and procedure as a row
 questions.py       TREC's questions and the kinds of answers they ask for

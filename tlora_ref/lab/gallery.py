@@ -22,7 +22,7 @@ from .. import allocate, chains
 from ..by_hand import lora_rite
 from ..by_hand import methods as pages
 from ..by_hand.methods import METHODS
-from ..config import AdapterConfig
+from ..config import GROWTHS, AdapterConfig
 from ..counts import trained
 from ..files import write_atomic
 from ..known import KNOWN
@@ -46,6 +46,7 @@ class Entry:
     needs: str
     merges: str
     picture: str  # what it shows, in words
+    row: str = ""  # its name in a comparison
 
     @property
     def file(self) -> str:
@@ -96,7 +97,8 @@ def of_method(name: str, method: Method) -> Entry:
     )
     rank = "" if not any("R" in arg.letters for arg in method.arrays) else f", R = {method.rank}"
     return Entry(name, method.label, method.paper, module, "\n".join(section(module, "Equation")), f"{n:,}{rank}",
-                 needs(method), "yes" if method.mergeable else "no", picture)  # fmt: skip
+                 needs(method), "yes" if method.mergeable else "no", picture,
+                 f"{name}+{GROWTHS[0]}" if method.core else name)  # fmt: skip
 
 
 def needs(method: Method) -> str:
@@ -126,14 +128,15 @@ def of_chain(name: str, chain: chains.Chain) -> Entry:
     picture = f"{'one pair' if chain.links == 1 else 'pair after pair'}, trained: {trains}"
     picture += ", each on some layers" if chain.sampled else ""
     asked = "nothing" if chain.links == 1 else "weights that take every link up"
-    return Entry(name, chain.label, chain.paper, chains, lines, n, asked, "yes", picture)  # fmt: skip
+    return Entry(name, chain.label, chain.paper, chains, lines, n, asked, "yes", picture,
+                 f"lora+{name}")  # fmt: skip
 
 
 def of_rule(name: str, rule: allocate.Rule) -> Entry:
     """The row of a rule that chooses ranks or matrices."""
     equation = part(section(allocate, "Equation"), rule.label)
     return Entry(name, rule.label, rule.paper, allocate, equation, "depends on the data", rule.needs, "yes",
-                 f"LoRA of {rule.chooses}")  # fmt: skip
+                 f"LoRA of {rule.chooses}", f"lora+{name}")  # fmt: skip
 
 
 def of_optimizer() -> Entry:
@@ -141,7 +144,7 @@ def of_optimizer() -> Entry:
     lora = of_method("lora", METHODS["lora"])
     steps = [line.split("    ")[0] for line in section(lora_rite, "Equation") if line[:4] in ("V = ", "M = ", "A = ")]
     return Entry("lora_rite", "LoRA-RITE", "arXiv 2410.20625", lora_rite, "\n".join(steps), lora.trained,
-                 "an optimizer for pairs", "yes", lora.picture)  # fmt: skip
+                 "an optimizer for pairs", "yes", lora.picture, "lora+lora_rite")  # fmt: skip
 
 
 def entries() -> list[Entry]:
@@ -168,9 +171,10 @@ written by `python -m tlora_ref count --gallery tutorials`.
 
 
 def accuracies(report: Mapping[str, Any]) -> dict[str, str]:
-    """Mean and standard deviation of a comparison's rows at natural rank, by method."""
+    """Mean and standard deviation of a comparison's rows at natural rank, by method; of a procedure's, which is run
+    on LoRA, by the name of the procedure."""
     return {
-        row["method"]: f"{row['accuracy_mean']:.3f} ± {row['accuracy_std']:.3f}"
+        row["method"].removeprefix("lora+"): f"{row['accuracy_mean']:.3f} ± {row['accuracy_std']:.3f}"
         for row in report["rows"]
         if row["setting"] == "natural"
     }
@@ -189,7 +193,7 @@ def page() -> str:
     found, digits = entries(), accuracies(stored("compare"))
     rows = [
         f"| [{e.label}]({e.file}) `{e.name}` | ![{e.label}, {e.picture}](images/gallery_{e.name}.png) "
-        f"| {cell(e.equation)} | {e.trained} | {e.needs} | {e.merges} | {digits.get(e.name, '')} |"
+        f"| {cell(e.equation)} | {e.trained} | {e.needs} | {e.merges} | {digits.get(e.row, '')} |"
         for e in found
     ]
     header = "| method | what is trained | equation | trained on RoBERTa-large | needs | merges | on the digits |"

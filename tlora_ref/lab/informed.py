@@ -1,7 +1,7 @@
 """TLoRA on the digits between frozen factors of every kind: which rule makes them, and from whose gradient.
 
-A ``Choice`` is a Setup that also says the rule (config.INITS), whose gradient, on how many examples, and whether alpha
-trains; ``informed`` is one run of it, and ``moved`` one run of TLoRA in an encoder of another width.
+A ``Choice`` is a Setup that also says the rule (config.INITS), whose gradient, and on how many examples;
+``informed`` is one run of it, and ``moved`` one run of TLoRA in an encoder of another width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..init import attach
 from ..model import Model, sites
 from ..training import NonFiniteError
 from .data import Part
-from .digits import Plan, Setup, Task
+from .digits import Plan, Task, Variant
 from .learning_rates import FIRST_SEED
 from .rooms import Room
 
@@ -33,19 +33,19 @@ Directions = Mapping[str, Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
-class Choice(Setup):
-    """A Setup with a rule for TLoRA's factors. ``source``: whose D, a key of ``directions`` below, or "" for the rules
-    that need none; ``examples``: how many of the task's own to take the gradient on, drawn by the run's seed."""
+class Choice(Variant):
+    """A Variant with a rule for TLoRA's factors. ``source``: whose D, a key of ``directions`` below, or "" for the
+    rules that need none; ``examples``: how many of the task's own to take the gradient on, drawn by the run's seed."""
 
     init: str = "released"
     source: str = ""
     examples: int | None = None
-    trains_alpha: bool = True
     decay: float = 0.01  # of the weights, AdamW's default
 
     def adapter(self, seed: int = 0) -> AdapterConfig | None:
         """The adapter it attaches, if any."""
-        return None if self.rank is None else AdapterConfig(method=self.kind, rank=self.rank, seed=seed, init=self.init)
+        plain = super().adapter(seed)
+        return None if plain is None else replace(plain, init=self.init)
 
     @property
     def stored_once(self) -> bool:
@@ -103,18 +103,15 @@ def prepared(given: Given, setup: Choice, seed: int) -> Model:
     """The base with the adapter attached, and what trains."""
     base, parts = given.base, given.parts
     if setup.source == "":
-        model = setup.prepare(base, seed)
-    else:
-        adapter, D = setup.adapter(seed), given.directions[setup.source]
-        assert adapter is not None
-        if setup.examples is not None:
-            chosen = np.random.default_rng([seed, 2]).permutation(len(parts["train"].y))[: setup.examples]
-            batch = (parts["train"].x[chosen], parts["train"].y[chosen])
-            D = {name: weight_gradient(base, f"{name}.W", [batch]) for name in D}
-        factors = {site.name: along_singular_vectors(D[site.name], site.R) for site in sites(base.config, adapter)}
-        model = attach(base, adapter, factors=factors)
-    fixed = set() if setup.trains_alpha else {name for name in model.trained if name.endswith(".alpha")}
-    return model.training(model.trained - fixed)
+        return setup.prepare(base, seed)
+    adapter, D = setup.adapter(seed), given.directions[setup.source]
+    assert adapter is not None
+    if setup.examples is not None:
+        chosen = np.random.default_rng([seed, 2]).permutation(len(parts["train"].y))[: setup.examples]
+        batch = (parts["train"].x[chosen], parts["train"].y[chosen])
+        D = {name: weight_gradient(base, f"{name}.W", [batch]) for name in D}
+    factors = {site.name: along_singular_vectors(D[site.name], site.R) for site in sites(base.config, adapter)}
+    return attach(base, adapter, factors=factors)
 
 
 def informed(given: Given, task: Task) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from functools import partial
 import numpy as np
 
 from .. import by_hand, training
-from ..config import EncoderConfig, TrainConfig
+from ..allocate import allocate
+from ..config import AdapterConfig, EncoderConfig, TrainConfig
 from ..model import Model
 from ..shapes import InputError
 from ..training import History
@@ -26,6 +27,7 @@ class ByHand:
     name, device = "by_hand", "cpu"
     train = staticmethod(partial(training.train, by_hand))
     evaluate = staticmethod(partial(training.evaluate, by_hand))
+    allocate = staticmethod(partial(allocate, by_hand))
     predict = staticmethod(partial(training.predict, by_hand))
     hidden_states = staticmethod(by_hand.hidden_states)
 
@@ -67,6 +69,12 @@ class ByAutograd:
 
         after, history = training.train(by_autograd, self.enter(model), inputs, labels_N, config, mask_NT, validation)
         return by_autograd.to_numpy(after), history
+
+    def allocate(self, model: Model, adapter: AdapterConfig, inputs: Array, labels_N: Array) -> AdapterConfig:
+        """The adapter with the ranks that its allocation gives it."""
+        from .. import by_autograd
+
+        return allocate(by_autograd, self.enter(model), adapter, inputs, labels_N)
 
     def evaluate(
         self, model: Model, inputs: Array, labels_N: Array, mask_NT: Array | None = None, batch_size: int = 256

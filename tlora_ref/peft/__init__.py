@@ -16,7 +16,7 @@ try:
     from peft.utils import register_peft_method
 except ImportError as error:
     raise ImportError(
-        f"tlora_ref.peft puts TLoRA into Hugging Face PEFT, which cannot be imported ({error}): pip install 'peft>=0.21'"
+        f"tlora_ref.peft needs Hugging Face PEFT, which cannot be imported ({error}): pip install 'peft>=0.21'"
     ) from error
 if not hasattr(BaseTuner, "_get_adapter_state_dict"):
     raise ImportError("tlora_ref.peft needs PEFT 0.21 or later, where a method says itself what its file holds")

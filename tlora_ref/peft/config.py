@@ -6,15 +6,17 @@ Checked by  tests/test_peft.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional, Union
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
-from ..config import INITS, AdapterConfig
+from ..config import INITS, NOT_FROM_SEED, AdapterConfig
 from ..shapes import InputError
 
 NAME = "TLORA"
+
+RULES = tuple(rule for rule in INITS if rule not in NOT_FROM_SEED)
+"""How A and C may be drawn: by the rules of config.INITS for which a seed is enough."""
 
 
 def add_peft_type(name: str) -> None:
@@ -48,8 +50,9 @@ class TLoraConfig(PeftConfig):
         tlora_dropout (`float`, defaults to `0.0`):
             The share of the update's entries that training drops. (LoRA's acts on x.)
         init_weights (`Union[bool, str]`, defaults to `True`):
-            How A and C are drawn: 'released' as in the released code, which `True` also means, or 'fan_in'. B starts
-            at 0 and alpha at 1. With `False`, which is for tests, B is drawn as well and the adapter is no identity.
+            How A and C are drawn: 'released' as in the released code, which `True` also means, 'fan_in' or
+            'orthonormal'. B starts at 0 and alpha at 1. With `False`, which is for tests, B is drawn as well and the
+            adapter is no identity.
         projection_prng_key (`int`, defaults to `0`):
             The seed of A and C, which follow from it and from the module's name.
         save_projection (`bool`, defaults to `False`):
@@ -69,28 +72,28 @@ class TLoraConfig(PeftConfig):
     """
 
     r: int = field(default=32, metadata={"help": "The rank: B is (r, r)."})
-    target_modules: Optional[Union[list[str], str]] = field(
+    target_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of the modules to adapt, a regular expression, or 'all-linear'."}
     )
-    exclude_modules: Optional[Union[list[str], str]] = field(
+    exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of modules not to adapt, or a regular expression."}
     )
     tlora_dropout: float = field(default=0.0, metadata={"help": "The share of the update that training drops."})
-    init_weights: Union[bool, str] = field(
-        default=True, metadata={"help": "True or 'released', 'fan_in': how A and C are drawn. False: B is drawn, too."}
+    init_weights: bool | str = field(
+        default=True, metadata={"help": "How A and C are drawn. False: B is drawn as well."}
     )
     projection_prng_key: int = field(default=0, metadata={"help": "The seed of A and C."})
     save_projection: bool = field(
         default=False, metadata={"help": "Whether a file holds A and C, or fingerprints of what the seed draws."}
     )
     bias: str = field(default="none", metadata={"help": "Which biases are trained: 'none', 'all' or 'tlora_only'."})
-    modules_to_save: Optional[list[str]] = field(
+    modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules that are trained in full and saved beside the adapter."}
     )
-    layers_to_transform: Optional[Union[list[int], int]] = field(
+    layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "The numbers of the layers to adapt."}
     )
-    layers_pattern: Optional[Union[list[str], str]] = field(
+    layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "The name of the nn.ModuleList that these numbers count."}
     )
     rank_pattern: dict[str, int] = field(
@@ -111,10 +114,8 @@ class TLoraConfig(PeftConfig):
             raise InputError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
         if self.bias not in ("none", "all", "tlora_only"):
             raise InputError(f"bias is {self.bias!r}, expected 'none', 'all' or 'tlora_only'")
-        if not isinstance(self.init_weights, bool) and self.init_weights not in INITS:
-            raise InputError(
-                f"init_weights is {self.init_weights!r}, expected True, False or one of {', '.join(INITS)}"
-            )
+        if not isinstance(self.init_weights, bool) and self.init_weights not in RULES:
+            raise InputError(f"init_weights is {self.init_weights!r}, expected a bool or one of {', '.join(RULES)}")
         self.rank_pattern = self.rank_pattern or {}
         for rank in (self.r, *self.rank_pattern.values()):
             self.adapter(rank)

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from ..by_autograd.fused import tlora_linear_fused
 from ..by_autograd.linear import adapter_dtype, hooked, is_conv1d, is_linear, weight_IO
 from ..by_autograd.methods.tlora import tlora_delta_w, tlora_layer
-from ..by_hand.methods.tlora import tlora_draw
 from ..config import AdapterConfig
 from ..methods import Site
+from ..peft_folder import drawn, marks
 from ..shapes import InputError
-from ..tensor_file import fingerprint
 from .config import TLoraConfig
 
 
@@ -53,10 +52,12 @@ class TLoraLayer(BaseTunerLayer):
         """Add an adapter of rank r; ``name`` is the layer's in the base model, from which A and C follow."""
         self.adapter[adapter_name] = config.adapter(r)
         self.site[adapter_name] = self.adapter[adapter_name].site(name, self.in_features, self.out_features)
+        if config.init_weights == "orthonormal" and r > min(self.in_features, self.out_features):
+            raise InputError(f"{name} is {(self.in_features, self.out_features)}: it has no {r} orthonormal columns")
         like = self.get_base_layer().weight
         dtype = adapter_dtype(like.dtype)
         arrays = self.draw(adapter_name)
-        self.marks[adapter_name] = mark_of(arrays)
+        self.marks[adapter_name] = torch.from_numpy(marks(arrays["A"], arrays["C"]))
         # on meta there is nothing to hold, and loading brings A and C as it brings the rest
         for local, held in (("A", self.tlora_A), ("C", self.tlora_C)):
             held[adapter_name] = torch.tensor(arrays[local], dtype=dtype, device=like.device)
@@ -70,15 +71,14 @@ class TLoraLayer(BaseTunerLayer):
 
     def draw(self, adapter_name: str) -> dict[str, np.ndarray]:
         """The adapter's arrays at the start, float64."""
-        site = self.site[adapter_name]
-        return tlora_draw(site, np.broadcast_to(0.0, (site.I, site.O)), self.adapter[adapter_name])
+        return drawn(self.site[adapter_name], self.adapter[adapter_name])
 
     def mark(self, adapter_name: str) -> Tensor:
         """What a file without A and C holds in their place. Raises InputError where the seed does not draw them."""
-        drawn = self.draw(adapter_name)
+        start = self.draw(adapter_name)
         for local, held in (("A", self.tlora_A), ("C", self.tlora_C)):
             array = held[adapter_name].detach().cpu()
-            if not torch.equal(array, torch.from_numpy(drawn[local]).to(array.dtype)):
+            if not torch.equal(array, torch.from_numpy(start[local]).to(array.dtype)):
                 raise InputError(
                     f"{local} of {self.site[adapter_name].name} is not what projection_prng_key "
                     f"{self.adapter[adapter_name].seed} draws: save with save_projection=True"
@@ -209,9 +209,3 @@ class Linear(nn.Module, TLoraLayer):
 
     def __repr__(self) -> str:
         return "tlora." + super().__repr__()
-
-
-def mark_of(arrays: dict[str, np.ndarray]) -> Tensor:
-    """The fingerprints of A and C in float32, (2, 32) bytes: the same whatever dtype the adapter is kept in."""
-    marks = [bytes.fromhex(fingerprint(arrays[local].astype(np.float32))) for local in ("A", "C")]
-    return torch.tensor([list(mark) for mark in marks], dtype=torch.uint8)

@@ -1,9 +1,6 @@
 """Where TLoRA's adapters go in a model, what their file holds, and the weighted sum of several.
 
-File        as PEFT's of every method: adapter_config.json and adapter_model.safetensors, by the modules' names
-                MODULE.tlora_B (r, r), MODULE.tlora_alpha (1,)
-                MODULE.tlora_A (I, r), MODULE.tlora_C (r, O)   with save_projection
-                MODULE.tlora_mark (2, 32), bytes               without: the fingerprints of A and C
+File        peft_folder.py has the format.
 Checked by  tests/test_peft.py.
 """
 
@@ -19,17 +16,25 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    AuxiliaryTrainingWrapper,
+    resolve_quantization_backend,
+)
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..by_autograd.linear import DTYPES, FUSED, adapter_dtype
+from ..peft_folder import PREFIX
 from ..shapes import InputError
 from .config import TLoraConfig
 from .layer import Linear, TLoraLayer
 
-PREFIX = "base_model.model."
+MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+READ_BY_MAMBA = ("out_proj", "x_proj", "dt_proj")
+"""Layers of these architectures where an adapter does nothing, on a GPU or everywhere; PEFT refuses the first for LoRA
+as well."""
 
 
 class TLoraModel(BaseTuner):
@@ -65,6 +70,11 @@ class TLoraModel(BaseTuner):
         # PEFT's own goes on to give the new module the child's weight, which a trained head of several layers lacks;
         # an adapter was made on the base's device, and a base taken out has its weight
         setattr(parent, child_name, new_module)
+
+    def _check_target_module_compatiblity(self, peft_config: TLoraConfig, model: nn.Module, target_name: str) -> None:
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        if kind in MAMBA and target_name in READ_BY_MAMBA:
+            raise InputError(f"{kind}'s kernels read the weight of {target_name} without calling it: exclude_modules")
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Float32 beside a base of 16 bits, or with ``autocast_adapter_dtype=False`` the base's own dtype."""
@@ -110,14 +120,14 @@ class TLoraModel(BaseTuner):
                 unmarked.append(site.name)
             elif not torch.equal(mark.cpu(), layer.marks[adapter_name]):
                 raise InputError(
-                    f"A and C of {site.name}, drawn from projection_prng_key {config.projection_prng_key}, are not those "
-                    "that the adapter was trained with: its key, init_weights, rank or the module's name was another, "
-                    "or this NumPy draws other numbers; save_projection=True keeps A and C in the file"
+                    f"A and C of {site.name}, drawn from projection_prng_key {config.projection_prng_key}, are not "
+                    "those that the adapter was trained with: its key, init_weights, rank or module's name was "
+                    "another, or this NumPy draws other numbers; save_projection=True keeps A and C in the file"
                 )
             A, C = layer.tlora_A[adapter_name], layer.tlora_C[adapter_name]
             if A.is_meta:
-                drawn = layer.draw(adapter_name)
-                A, C = (torch.tensor(drawn[local], dtype=A.dtype) for local in ("A", "C"))
+                start = layer.draw(adapter_name)
+                A, C = (torch.tensor(start[local], dtype=A.dtype) for local in ("A", "C"))
             held |= {keys["A"]: A, keys["C"]: C}
         if unmarked:
             warnings.warn(
@@ -204,13 +214,13 @@ class TLoraModel(BaseTuner):
             exclude_modules=None,
             layers_to_transform=None,
             layers_pattern=None,
-            rank_pattern={re.escape(site.name): site.R for site in sites if site.R != first.r},
+            rank_pattern={f"^{re.escape(site.name)}": site.R for site in sites if first.r != site.R},
         )
         self.inject_adapter(self.model, adapter_name)
         weight_of = dict(zip(adapters, weights, strict=True))
         with torch.no_grad():
             for layer, names in held.items():
-                A, B, C, alpha = layer.arrays(names[0])
+                A, B, C, _ = layer.arrays(names[0])
                 layer.cast(adapter_name, B.dtype)
                 for new, old in zip((layer.tlora_A, layer.tlora_C), (A, C), strict=True):
                     new[adapter_name].copy_(old)
@@ -241,7 +251,7 @@ def check_target(name: str, target: nn.Module, parent: nn.Module) -> None:
             f"Target module {name}, a {type(target).__name__}, is not supported: TLoRA adapts `torch.nn.Linear` and "
             "`transformers.pytorch_utils.Conv1D`."
         )
-    if target.weight.dtype not in DTYPES:
+    if target.weight.dtype not in DTYPES or resolve_quantization_backend(target) is not None:
         raise InputError(f"{name} has a quantised weight of {target.weight.dtype}, expected floating point")
     if isinstance(parent, FUSED):
         raise InputError(

@@ -16,5 +16,6 @@ misprints.py     where the paper contradicts itself or its code
 plots.py         one style for all figures: readable in print, in grey and for the colour-blind
 audit_plots.py   the figures of the paper, drawn again
 pictures.py      the pictures of the gallery: what of each method is trained
+subspace_plots.py  the figures of the job subspace
 page.py          the audit as one HTML page that opens from disk
 """

@@ -250,19 +250,23 @@ def methods_over_rank(
     path: Path, shift: str, references: list[Mapping[str, Any]], curves: list[Mapping[str, Any]]
 ) -> None:
     """Test accuracy over trained parameters, one curve per method over its ranks, standard deviation as bars."""
-    with figure(path, width=8.4, height=4.6) as ((axis,),):
+    with figure(path, width=9.6, height=4.6) as ((axis,),):
         for row, dash in zip(references, (":", "--"), strict=True):
             axis.axhline(row["accuracy_mean"], color="#7f7f7f", ls=dash, lw=1)
             axis.annotate(f"{row['method']}, {row['trained']:,} trained", (0.01, row["accuracy_mean"]), xytext=(0, 3),
                           xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
+        # "lora+rac" is hollow, in a colour and with a mark of its own; "adapter_h+norms" in those of adapter_h
         for i, method in enumerate(dict.fromkeys(row["method"] for row in curves)):
+            kind, _, otherwise = method.partition("+")
+            look = otherwise if kind == "lora" and otherwise else kind
             chosen = sorted((r for r in curves if r["method"] == method), key=lambda r: r["trained"])
             axis.errorbar(
                 [r["trained"] for r in chosen],
                 [r["accuracy_mean"] for r in chosen],
                 [r["accuracy_std"] for r in chosen],
-                color=COLOURS[method],
-                marker=MARKERS[method],
+                color=COLOURS[look],
+                marker=MARKERS[look],
+                fillstyle="none" if otherwise else "full",
                 ls=DASHES[i % len(DASHES)],
                 lw=2.4 if method == "tlora" else 1.4,
                 capsize=2,
@@ -272,4 +276,4 @@ def methods_over_rank(
         axis.set_xlabel("trained parameters")
         axis.set_ylabel("test accuracy")
         axis.set_title(f"Adapting to {shift} digits: mean and standard deviation over seeds")
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), ncols=1 + len(axis.containers) // 16, fontsize=8)

@@ -72,8 +72,8 @@ def step_in_torch(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], An
 
 
 def products(config: EncoderConfig) -> Callable[[], Any]:
-    """The step's large matrix products and nothing else: per layer 4 of D x D and 2 of D x F forward; backward the two
-    of F and the output projection, and above the lowest layer query, key and value."""
+    """The step's large matrix products and nothing else: per layer 4 of D x D and 2 of D x F forward, and as many
+    backward, the gradients of what each reads."""
     D, F, N = config.width, config.hidden, SEQUENCES * TIME
     rng = np.random.default_rng(0)
     x_ND, h_NF, W_DD, W_DF, W_FD = (
@@ -86,8 +86,8 @@ def products(config: EncoderConfig) -> Callable[[], Any]:
                 x_ND @ W_DD
             x_ND @ W_DF
             h_NF @ W_FD
-        for layer in range(config.layers):
-            for _ in range(4 if layer else 1):
+        for _ in range(config.layers):
+            for _ in range(4):
                 x_ND @ W_DD.T
             x_ND @ W_FD.T
             h_NF @ W_DF.T

@@ -1,5 +1,8 @@
 """Compare the family: every method on the turned digits, at its natural rank, over ranks, and at equal counts.
 
+A row is a method, or a method and how it is trained, as in "lora+lora_rite": an optimizer, a growth of the rank, a
+chain, a choice of ranks or matrices; "norms" trains LayerNorms and head as well, as Houlsby and Pfeiffer do it.
+
 Every setting gets the same search over learning rates on validation images; accuracies are on test images, over
 the same seeds for all, and the differences to LoRA are paired by seed, with Student's interval. Finished runs are
 kept in the output folder: an interrupted comparison goes on where it stopped.
@@ -14,13 +17,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from ...by_hand.methods import METHODS
-from ...model import sites
 from ...shapes import InputError
 from ...tables import output_folder, table, write_csv, write_json
 from ..analysis.statistics import holm, paired_difference
 from ..analysis.verdicts import LEVEL, MIN_SEEDS, within
 from ..data import SHIFTS, load_digits
-from ..digits import ENCODER, FULL, QUICK, Setup, Task, fingerprint, pretrain, score
+from ..digits import ENCODER, FULL, QUICK, WORDS, Setup, Task, fingerprint, named_setup, pretrain, score
 from ..learning_rates import described, search
 from ..rooms import ByHand
 from ..runs import one_thread, run_all
@@ -28,26 +30,45 @@ from ..runs import one_thread, run_all
 NATURAL = {name: method.rank for name, method in METHODS.items()}
 """The rank of each method as its paper would choose it for a model of this width."""
 
-RANKS = dict.fromkeys(METHODS, (2, 8, 32)) | {
-    "lora": (1, 2, 8),
-    "lora_fa": (2, 8, 16),
-    "dora": (1, 2, 8),
-    "hta": (1, 2, 8),
+RANKS = dict.fromkeys(METHODS, (2,)) | {
+    "tlora": (2, 8, 32),
+    "lora": (1, 2),
+    "lora_fa": (2, 16),
+    "vera": (8,),
+    "dora": (1, 2),
+    "hta": (2,),
+    "soda": (1,),  # its rank means nothing
 }
-"""The ranks of each method's curve."""
+"""The ranks of each method's curve, beside the usual and the matched one."""
 
 LEFT_OUT = ("lora_gated", "dora_full", "hta_unit", "mtlora_icfm", "mtlora_ctcm", "mtlora_dtsm")
 """Variants that only --methods brings in."""
 
+TRAINED_OTHERWISE = (
+    "lora+lora_rite",
+    "triadapt+linear",
+    "lora+cola",
+    "lora+rac",
+    "lora+xgblora",
+    "lora+gelora",
+    "lora+diffora",
+    "adapter_h+norms",
+    "adapter_p+norms",
+)
+"""Rows beside those of the methods themselves."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``compare``."""
-    default = [m for m in METHODS if m not in LEFT_OUT]
+    default = [*(m for m in METHODS if m not in LEFT_OUT), *TRAINED_OTHERWISE]
     parser.add_argument(
         "--shift", default="rot90", help=f"What happens to the digits: {', '.join(SHIFTS)}. Default: rot90."
     )
     parser.add_argument(
-        "--methods", default=",".join(default), help=f"Some of {', '.join(METHODS)}, by comma. Default: %(default)s."
+        "--methods",
+        default=",".join(default),
+        help=f"Some of {', '.join(METHODS)}, by comma; each may be followed by + and one of {', '.join(WORDS)}. "
+        "Default: %(default)s.",
     )
     parser.add_argument(
         "--budget", type=int, default=1000, help="How many numbers are trained in the matched setting. Default: 1000."
@@ -61,21 +82,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def trained_count(method: str, rank: int) -> int:
-    """Trained numbers of a method on the job's encoder."""
-    return METHODS[method].size(sites(ENCODER, Setup("", method, rank).adapter()), METHODS[method].trained)
+    """Trained numbers of a row's adapter on the job's encoder."""
+    kind, *words = method.split("+")
+    return Setup("", kind, rank, tuple(words)).trained(ENCODER)
 
 
 def matched_rank(method: str, budget: int) -> int:
-    """The rank whose count is nearest to the budget, the smaller one of two."""
+    """The rank whose count is nearest to the budget, the smaller one of two; the usual one where the ranks are chosen
+    from the data."""
+    if method.endswith("+gelora"):
+        return natural_rank(method)
     return min(range(1, ENCODER.width + 1), key=lambda rank: abs(trained_count(method, rank) - budget))
+
+
+def natural_rank(method: str) -> int:
+    """The usual rank of a row; XGBLoRA's boosters have rank 1."""
+    return 1 if method.endswith("+xgblora") else NATURAL[method.partition("+")[0]]
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the comparison; 0 when it is done."""
     methods = [name.strip() for name in args.methods.split(",")]
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        raise InputError(f"--methods names {unknown[0]!r}, expected some of {', '.join(METHODS)}")
+    for name in methods:
+        named_setup("--methods", name)
     for name, value in (("--seeds", args.seeds), ("--budget", args.budget)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
@@ -91,19 +120,25 @@ def run(args: argparse.Namespace) -> int:
     store = folder / f"runs-{args.shift}-{fingerprint(base)}.jsonl"
 
     settings = {
-        method: {"natural": NATURAL[method], "matched": matched_rank(method, args.budget)}
-        | ({} if args.quick else {f"rank {rank}": rank for rank in RANKS[method]})
+        method: {"natural": natural_rank(method), "matched": matched_rank(method, args.budget)}
+        | ({} if args.quick or method not in RANKS else {f"rank {rank}": rank for rank in RANKS[method]})
         for method in methods
     }
-    adapters = [Setup(method, method, rank) for method in methods for rank in sorted(set(settings[method].values()))]
+
+    def setup_at(method: str, setting: str) -> Setup:
+        return named_setup("--methods", method, settings[method][setting])
+
+    adapters = list(dict.fromkeys(setup_at(method, setting) for method in methods for setting in settings[method]))
     setups = [Setup("head", "head"), Setup("full", "full"), *adapters]
     shared = (room, base, shifted)
     best = search(shared, setups, plan, store)
     tasks = [Task(setup, best[setup], seed, plan.epochs, "test") for setup in setups for seed in range(seeds)]
     results = run_all(score, shared, tasks, "seeds", store=store)
     accuracies: dict[Setup, list[float]] = {setup: [] for setup in setups}
+    trained: dict[Setup, list[int]] = {setup: [] for setup in setups}
     for task, result in zip(tasks, results, strict=True):
         accuracies[task.setup].append(result["accuracy"])
+        trained[task.setup].append(result["trained"])
 
     def row(setup: Setup, setting: str, against: Setup | None) -> dict[str, Any]:
         values = accuracies[setup]
@@ -113,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
             "method": setup.label,
             "setting": setting,
             "rank": setup.rank,
-            "trained": setup.counts(base).trained,
+            "trained": round(mean(trained[setup])),
             "learning_rate": best[setup],
             "accuracies": values,
             "accuracy_mean": mean(values),
@@ -125,8 +160,8 @@ def run(args: argparse.Namespace) -> int:
 
     rows = [row(Setup(kind, kind), "reference", None) for kind in ("head", "full")]
     for setting in ("natural", "matched"):
-        lora = Setup("lora", "lora", settings["lora"][setting])
-        rows += [row(Setup(m, m, settings[m][setting]), setting, None if m == "lora" else lora) for m in methods]
+        lora = setup_at("lora", setting)
+        rows += [row(setup_at(m, setting), setting, None if m == "lora" else lora) for m in methods]
     curves = [row(setup, "curve", None) for setup in adapters]
     report = {"job": "compare", "shift": args.shift, "budget": args.budget, "quick": args.quick, "seeds": seeds,
               "rows": rows, "curves": curves}  # fmt: skip

@@ -7,6 +7,7 @@
    same search over learning rates on validation images; the accuracies are those on test images.
 5. It writes one table, as text, JSON and CSV, and the figures.
 
+--method adds a row for any other method, with --optimizer, --growth, --chain or --allocation how it is trained.
 Steps 2 to 4 run by hand, or in PyTorch with --room by_autograd, from the same draws and into the same table.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ...by_hand.methods import METHODS
 from ...config import AdapterConfig, EncoderConfig
 from ...counts import count, held
 from ...gradcheck import central_gradient, complex_step_gradient, relative_error
@@ -27,7 +29,7 @@ from ...init import attach, init_encoder
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ..data import SHIFTS, load_digits
-from ..digits import ENCODER, FULL, QUICK, Setup, Task, adapt, pretrain
+from ..digits import ENCODER, FULL, QUICK, WORDS, Setup, Task, adapt, named_setup, pretrain
 from ..learning_rates import described, search
 from ..rooms import ByAutograd, Room, add_room_arguments, chosen_room
 
@@ -47,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank", type=int, default=16, help="TLoRA's middle rank; half of it and twice it run too. Default: 16."
     )
+    parser.add_argument("--method", help=f"A method with a row of its own: {', '.join(METHODS)}.")
+    for what in ("optimizer", "growth", "chain", "allocation"):
+        words = ", ".join(word for word, chosen in WORDS.items() if chosen == what)
+        parser.add_argument(f"--{what}", help=f"The {what} of --method, instead of its usual one or none: {words}.")
     parser.add_argument("--seeds", type=int, default=5, help="How many runs each method gets. Default: 5.")
     parser.add_argument("--quick", action="store_true", help="Run fewer epochs, two seeds and two learning rates.")
     add_room_arguments(parser)
@@ -67,6 +73,22 @@ def setups(rank: int) -> list[Setup]:
         *(Setup(f"LoRA r={r}", "lora", r) for r in lora),
         Setup("everything", "full"),
     ]
+
+
+def further_row(args: argparse.Namespace) -> list[Setup]:
+    """The row of --method at its usual rank. Raises InputError for what is not known or does not go together."""
+    words = []
+    for what in ("optimizer", "growth", "chain", "allocation"):
+        word = getattr(args, what)
+        if word is None:
+            continue
+        known = [other for other, chosen in WORDS.items() if chosen == what]
+        if word not in known:
+            raise InputError(f"--{what} is {word!r}, expected one of {', '.join(known)}")
+        if args.method is None:
+            raise InputError(f"--{what} is {word!r}, expected --method with it: it says how that row is trained")
+        words.append(word)
+    return [] if args.method is None else [named_setup("--method", "+".join([args.method, *words]))]
 
 
 # --- 1. the gradients ----------------------------------------------------------------------------
@@ -135,7 +157,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the job; 0 if the hand gradients agree with the oracles, 1 if not."""
     if args.seeds < 1:
         raise InputError(f"--seeds is {args.seeds}, expected at least 1")
-    chosen, room = setups(args.rank), chosen_room(args)
+    further = further_row(args)
+    chosen, room = [*setups(args.rank), *further], chosen_room(args)
     shifted, upright = load_digits(args.shift), load_digits("none")
     from ..analysis import plots
 
@@ -200,9 +223,11 @@ def experiment(args: Any, room: Room, chosen: list[Setup], upright: Any, shifted
 
     rows, histories, examples = [], {}, {}
     for setup in chosen:
-        model = setup.prepare(base, 0)
-        formula = setup.counts(base)
         runs = [outcome for task, outcome in outcomes if task.setup == setup]
+        # of a run whose ranks, or whose chain, are decided on its way the end is what counts
+        model = runs[0]["model"] if runs else setup.prepare(base, 0)
+        decided = any(setup.chosen(what) for what in ("growth", "allocation"))
+        formula = count(model.config, model.adapter, train_also=setup.also(base)) if decided else setup.counts(base)
         accuracies = [r["accuracy"] for r in runs] or [base_accuracy["shifted"]]
         rows.append({
             "method": setup.label, "kind": setup.kind, "rank": setup.rank,
@@ -213,8 +238,6 @@ def experiment(args: Any, room: Room, chosen: list[Setup], upright: Any, shifted
             "seconds": mean(r["seconds"] for r in runs) if runs else 0.0,
         })  # fmt: skip
         histories[setup.label] = [r["history"] for r in runs]
-        if runs:
-            model = model.with_params(runs[0]["trained"])
         examples[setup.label] = room.logits(model, shifted["test"].x).argmax(axis=-1)
     return {"rows": rows, "histories": histories, "predictions": examples, "base": base_accuracy, "seeds": seeds,
             "upright": upright["test"], "shifted": shifted["test"], "search": described(plan),

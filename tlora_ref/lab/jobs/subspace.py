@@ -2,7 +2,8 @@
 
 Parts: capture (which share of an update fits, and how it varies), factors (rules for A and C at several ranks, against
 LoRA), whose (from whose gradient the factors may come), steps (the learning rate over width and rank), variance (what
-the draw and what the batches add to the spread), alpha (what training it brings). Finished runs are kept in the output
+the draw and what the batches add to the spread), alpha (what training it brings), and, with --data as in the job
+text, text (the rules on MiniLM, in the room of --room). Finished runs are kept in the output
 folder: an interrupted job goes on where it stopped. Needs the optional dependencies "demo".
 """
 
@@ -26,11 +27,15 @@ from ...tensor_file import read_tensors, write_tensors
 from ..analysis.statistics import paired_difference, variance_components
 from ..analysis.steps import UNITS, best_of_curve, exponents, spread
 from ..analysis.subspace import captured_share, isotropic_share, share_std, spectral_concentration
+from ..analysis.subspace_plots import curves_by_unit, rules_over_rank
 from ..data import load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Task, fingerprint, pretrain
 from ..informed import OTHERS, Choice, Given, Pair, directions, full_config, informed, moved, prepared
+from ..informed_text import PLAN as TEXT_PLAN
+from ..informed_text import given_text, informed_text, rows_on_text
 from ..learning_rates import described, search
-from ..rooms import ByHand
+from ..questions import WITHOUT_DATA
+from ..rooms import ByHand, Room, add_room_arguments, chosen_room
 from ..runs import one_thread, run_all
 
 SHIFT = "rot90"
@@ -38,7 +43,7 @@ RULES = ("released", "orthonormal", "weight_svd", "gradient")
 FULL_RATE = 3e-2
 """The learning rate of full fine-tuning where its dW is wanted; the main job's search found it."""
 
-STEPS = {"widths": (16, 32, 64, 128), "ranks": (2, 4, 8, 16), "seeds": 2, "epochs": 6}
+WIDTHS, STEP_RANKS, STEP_SEEDS, STEP_EPOCHS = (16, 32, 64, 128), (2, 4, 8, 16), 2, 6
 RATES = tuple(0.01 * 2.0**i for i in range(10))
 DESIGN = 5
 """Draws and batch orders of the design that tells the two apart."""
@@ -54,6 +59,8 @@ class Work:
     seeds: int
     quick: bool
     store: Path
+    data: str | None  # the questions, for the part "text"
+    text_room: Room
 
     def rates(self, setups: Sequence[Choice]) -> dict[Setup, float]:
         """The learning rate of each setup, searched on validation images."""
@@ -70,10 +77,16 @@ class Work:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``subspace``."""
-    parser.add_argument("--parts", default=",".join(PARTS), help="Which parts to run, by comma. Default: %(default)s.")
+    parser.add_argument(
+        "--parts",
+        default=",".join(part for part in PARTS if part != "text"),
+        help="Which parts to run, by comma. Default: %(default)s.",
+    )
     parser.add_argument("--ranks", default="8,16", help="TLoRA's ranks, by comma. Default: %(default)s.")
     parser.add_argument("--seeds", type=int, default=5, help="How many runs each setup gets. Default: 5.")
     parser.add_argument("--quick", action="store_true", help="Make short runs with two seeds, one rank and two widths.")
+    parser.add_argument("--data", help="The questions of the job text, which the part text runs on.")
+    add_room_arguments(parser)
     parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as tables.")
     parser.add_argument("--out", default="out/subspace", help="The folder for results and runs. Default: out/subspace.")
 
@@ -92,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--ranks is {args.ranks!r}, expected numbers from 1 to {ENCODER.width}")
     if args.seeds < 2:
         raise InputError(f"--seeds is {args.seeds}, expected at least 2")
+    if "text" in chosen and args.data is None:
+        raise InputError(WITHOUT_DATA)
+    text_room = chosen_room(args)
     folder = output_folder(args.out, "subspace.json")
     plan, seeds, ranks = (QUICK, 2, ranks[:1]) if args.quick else (FULL, args.seeds, ranks)
     room = ByHand()
@@ -101,12 +117,14 @@ def run(args: argparse.Namespace) -> int:
         base = kept_base(folder / f"base-{plan.pretrain}", lambda: pretrain(room, tasks["none"]["train"], plan))
         found = directions(room, base, task, tasks, full_config(plan, FULL_RATE))
     store = folder / f"runs-{fingerprint(base)}.jsonl"
-    work = Work(Given(room, base, task, found), plan, ranks, seeds, args.quick, store)
+    work = Work(Given(room, base, task, found), plan, ranks, seeds, args.quick, store, args.data, text_room)
     report: dict[str, Any] = {"job": "subspace", "shift": SHIFT, "quick": args.quick, "seeds": seeds,
                               "ranks": list(ranks), "rates": described(plan)}  # fmt: skip
     for part in chosen:
         report[part] = PARTS[part](work)
         write_json(folder / "subspace.json", report)
+        if part in FIGURES:
+            FIGURES[part](folder / part, report[part])
     if args.json:
         print(json.dumps(report, indent=1))
         return 0
@@ -116,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         f"Test accuracy over {seeds} seeds; differences are paired by seed, with Student's 95 % interval, each on its"
     )
     print(f"own. Learning rates: {described(plan)}.")
-    print(f"Results: {folder}/")
+    print(f"Results and figures: {folder}/")
     return 0
 
 
@@ -326,19 +344,19 @@ def _source(row: Mapping[str, Any]) -> str:
 
 def steps(work: Work) -> dict[str, Any]:
     """The best learning rate of released TLoRA by width and rank, and in which unit it stays the same."""
-    widths, ranks, seeds, epochs = STEPS["widths"], STEPS["ranks"], STEPS["seeds"], STEPS["epochs"]
+    widths, ranks, seeds, epochs = WIDTHS, STEP_RANKS, STEP_SEEDS, STEP_EPOCHS
     if work.quick:
-        widths, ranks, seeds, epochs = widths[:2], ranks[1:3], 1, 2  # type: ignore[index]
+        widths, ranks, seeds, epochs = widths[:2], ranks[1:3], 1, 2
     upright = load_digits("none")["train"]
     bases = {}
     with one_thread():
-        for width in widths:  # type: ignore[attr-defined]
+        for width in widths:
             encoder = replace(ENCODER, width=width, hidden=2 * width)
             base = pretrain(work.given.room, upright, work.plan, encoder)
             bases[width] = Given(work.given.room, base, work.given.parts, {})
     rates = RATES[::3] if work.quick else RATES
-    tasks = [(width, rank, lr, seed, epochs) for width in widths for rank in ranks for lr in rates  # type: ignore
-             for seed in range(seeds)]  # type: ignore[arg-type]  # fmt: skip
+    tasks = [(width, rank, lr, seed, epochs) for width in widths for rank in ranks for lr in rates
+             for seed in range(seeds)]  # fmt: skip
     losses: dict[tuple[int, int], dict[float, list[float | None]]] = {}
     for (width, rank, lr, *_), loss in zip(
         tasks, run_all(moved, bases, tasks, "learning rates by size", store=work.store), strict=True
@@ -411,16 +429,16 @@ def alpha(work: Work) -> list[dict[str, Any]]:
     """alpha trained and fixed at 1, with AdamW's default weight decay, with none and with ten times as much."""
     rank = work.ranks[-1] if 16 not in work.ranks else 16
     reference = tlora(rank)
-    setups = [tlora(rank, decay=decay, trains_alpha=trained) for decay in (0.01, 0.0, 0.1) for trained in (True, False)]
+    setups = [tlora(rank, decay=decay, learn_alpha=trained) for decay in (0.01, 0.0, 0.1) for trained in (True, False)]
     rates = work.rates(setups)
     found = work.accuracies(rates)
     ends = run_all(informed, work.given, [Task(s, rates[s], 0, work.plan.epochs, "test") for s in setups], "alpha",
                    store=work.store)  # fmt: skip
     rows = []
     for setup, end in zip(setups, ends, strict=True):
-        other = replace(setup, trains_alpha=True)
+        other = replace(setup, learn_alpha=True)
         row = _row(work, setup, rates, found, {"trained_alpha": other, "released": reference})
-        rows.append(row | {"decay": setup.decay, "trains_alpha": setup.trains_alpha, "alpha": mean(end["alpha"])})
+        rows.append(row | {"decay": setup.decay, "trains_alpha": setup.learn_alpha, "alpha": mean(end["alpha"])})
     return rows
 
 
@@ -434,13 +452,54 @@ def alpha_table(rows: list[dict[str, Any]]) -> str:
     ])  # fmt: skip
 
 
+# --- text: the same on a language model ----------------------------------------------------------
+
+
+def text(work: Work) -> list[dict[str, Any]]:
+    """MiniLM on questions: both rules at three ranks, and LoRA, over five seeds at most."""
+    assert work.data is not None
+    ranks, seeds = ((8,), 1) if work.quick else ((8, 16, 32), min(5, work.seeds))
+    plan = replace(TEXT_PLAN, sizes=(600, 100, 100), epochs=1, widen=False) if work.quick else TEXT_PLAN
+    given = given_text(work.text_room, work.data, plan)
+    setups, store = rows_on_text(ranks), work.store.with_name(f"text-{work.store.name}")
+    rates = search(given, setups, plan, store, informed_text)
+    tasks = [Task(setup, rates[setup], seed, plan.epochs, "test") for setup in setups for seed in range(seeds)]
+    results = run_all(informed_text, given, tasks, "questions", store=store)
+    found = {setup: [r["accuracy"] for r in results[i * seeds : (i + 1) * seeds]] for i, setup in enumerate(setups)}
+    rows = []
+    for setup, values in found.items():
+        others = {"released": replace(setup, init="released"), "lora": setups[-2]}
+        counts = count(given[1].config, setup.adapter())
+        row = {"label": setup.label, "kind": setup.kind, "init": setup.init, "trained": counts.trained,
+               "stored": counts.stored, "learning_rate": rates[setup], "accuracies": values,
+               "accuracy_mean": mean(values)}  # fmt: skip
+        for name, other in others.items():
+            if other != setup and seeds > 1:
+                difference = paired_difference(values, found[other])  # type: ignore[index]
+                row[f"minus_{name}"] = [difference.mean, difference.low, difference.high]
+        rows.append(row)
+    return rows
+
+
+def text_table(rows: list[dict[str, Any]]) -> str:
+    """The table for a terminal."""
+    header = ["setup", "A and C", "in adapters", "stored", "lr", "accuracy", "minus released", "minus LoRA r=1"]
+    return table(header, [
+        [r["label"], r["init"] if r["kind"] == "tlora" else "", f"{r['trained']:,}", f"{r['stored']:,}",
+         f"{r['learning_rate']:g}", f"{r['accuracy_mean']:.3f}", _difference(r.get("minus_released")),
+         _difference(r.get("minus_lora"))] for r in rows
+    ])  # fmt: skip
+
+
 PARTS: dict[str, Callable[[Work], Any]] = {
     "capture": capture, "factors": factors, "whose": whose, "steps": steps, "variance": variance, "alpha": alpha,
+    "text": text,
 }  # fmt: skip
 TABLES: dict[str, Callable[[Any], str]] = {
     "capture": capture_table, "factors": factors_table, "whose": whose_table, "steps": steps_table,
-    "variance": variance_table, "alpha": alpha_table,
+    "variance": variance_table, "alpha": alpha_table, "text": text_table,
 }  # fmt: skip
+FIGURES: dict[str, Callable[[Path, Any], None]] = {"factors": rules_over_rank, "steps": curves_by_unit}
 TITLES = {
     "capture": "The share of an update that random factors hold",
     "factors": "Rules for A and C",
@@ -448,4 +507,5 @@ TITLES = {
     "steps": "The best learning rate by width and rank",
     "variance": "What the spread comes from",
     "alpha": "What training alpha brings",
+    "text": "MiniLM on questions",
 }
