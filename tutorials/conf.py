@@ -179,7 +179,7 @@ def method_page(entry: gallery.Entry) -> str:
     return (
         f"# {entry.label}\n\n![{entry.label}, {entry.picture}](../../images/gallery_{entry.name}.png)\n\n"
         f"Dark is trained, light is frozen. [All methods](../../gallery.md) are in the gallery.\n\n"
-        f"| | |\n|---|---|\n{facts}\n\n```text\n{entry.equation}\n```\n\n"
+        f"| property | value |\n|---|---|\n{facts}\n\n```text\n{entry.equation}\n```\n\n"
         f"The whole page `{file.as_posix()}`, as it runs:\n\n"
         f"```{{literalinclude}} ../../../{file.as_posix()}\n:language: python\n```\n"
     )
@@ -313,10 +313,15 @@ def plain(
             lines += [*text.split("\n"), ""]
 
 
-def add_forms(
+def complete(
     app: Any, name: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """The closed forms, as data beside the sliders that evaluate them."""
+    """The closed forms, as data beside the sliders that evaluate them; and the level of the sidebar's captions, which
+    the theme says are headings."""
+    sidebar = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = sidebar.replace(
+        'role="heading"', 'role="heading" aria-level="2"'
+    )
     if 'class="counts' in context.get("body", ""):
         forms = html.escape(json.dumps(closed_forms()), quote=False)
         context["body"] += (
@@ -343,5 +348,5 @@ def setup(app: Any) -> None:
     app.connect("builder-inited", write_generated)
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", plain)
-    app.connect("html-page-context", add_forms)
+    app.connect("html-page-context", complete, priority=900)  # after the theme
     app.connect("build-finished", copy_mathjax)

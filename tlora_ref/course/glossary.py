@@ -77,7 +77,7 @@ def page() -> Path:
 
 def anchors() -> set[str]:
     """What the page has a heading for, as links spell it."""
-    headings = re.findall(r"^### (.+)$", page().read_text(encoding="utf-8"), re.M)
+    headings = re.findall(r"^## (.+)$", page().read_text(encoding="utf-8"), re.M)
     return {heading.replace(" ", "-") for heading in headings}
 
 

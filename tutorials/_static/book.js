@@ -130,8 +130,8 @@ function scaleInto(place) {
     }
     const share = (100 * (R * R + 1)) / (D * D);
     frame.replaceChildren(
-      picture(Math.max(620, x), 262, `W0 of ${D} by ${D}, frozen, plus alpha times A of ${D} by ${R}, frozen, B of ${R} by ${R}, trained, and C of ${R} by ${D}, frozen`, ...parts,
-        drawn("text", { x: 275, y: 254 }, `trained: ${R}² + 1 = ${grouped(R * R + 1)}, ${share.toPrecision(2)} % of W0`)),
+      picture(Math.max(620, x), 266, `W0 of ${D} by ${D}, frozen, plus alpha times A of ${D} by ${R}, frozen, B of ${R} by ${R}, trained, and C of ${R} by ${D}, frozen`, ...parts,
+        drawn("text", { x: 10, y: 258 }, `trained: ${R}² + 1 = ${grouped(R * R + 1)}, ${share.toPrecision(2)} % of W0`)),
     );
   }
   show();
@@ -162,24 +162,24 @@ function curveInto(place) {
   const frame = element("div"), told = element("p", { "aria-live": "polite" });
   const step = slider("step h", range(0, 64).map((n) => n / 4), 5, show, (e) => `10^-${e}`);
   place.replaceChildren(frame, element("div", { class: "controls" }, step.label), told);
-  const X = (exponent) => 590 - (530 * exponent) / 16;
+  const X = (exponent) => 590 - (510 * exponent) / 16;
   const Y = (error) => 20 + (250 * -Math.log10(Math.max(error, 1e-17))) / 17;
   const curves = Object.entries(ESTIMATES).map(([name, [, colour, dash]]) => drawn("polyline", {
     points: range(0, 160).map((n) => `${X(n / 10).toFixed(1)},${Y(differenceError(name, n / 10)).toFixed(1)}`).join(" "),
     fill: "none", stroke: `var(${colour})`, "stroke-width": 2, "stroke-dasharray": dash }));
   const axes = [0, 4, 8, 12, 16].flatMap((n) => [
     drawn("text", { x: X(n), y: 298, "text-anchor": "middle" }, n ? `1e-${n}` : "1"),
-    drawn("text", { x: 52, y: Y(10 ** -n) + 4, "text-anchor": "end" }, n ? `1e-${n}` : "1"),
-    drawn("line", { x1: 60, x2: 590, y1: Y(10 ** -n), y2: Y(10 ** -n), stroke: "var(--frozen)" })]);
+    drawn("text", { x: 70, y: Y(10 ** -n) + 4, "text-anchor": "end" }, n ? `1e-${n}` : "1"),
+    drawn("line", { x1: 80, x2: 590, y1: Y(10 ** -n), y2: Y(10 ** -n), stroke: "var(--frozen)" })]);
   const legend = Object.values(ESTIMATES).flatMap(([label, colour, dash], i) => [
-    drawn("line", { x1: 60 + 180 * i, x2: 90 + 180 * i, y1: 326, y2: 326, stroke: `var(${colour})`, "stroke-width": 2, "stroke-dasharray": dash }),
-    drawn("text", { x: 96 + 180 * i, y: 331 }, label)]);
+    drawn("line", { x1: 80, x2: 120, y1: 326 + 24 * i, y2: 326 + 24 * i, stroke: `var(${colour})`, "stroke-width": 2, "stroke-dasharray": dash }),
+    drawn("text", { x: 130, y: 331 + 24 * i }, label)]);
   function show() {
     const exponent = step.value();
     const errors = Object.keys(ESTIMATES).map((name) => [name, differenceError(name, exponent)]);
     const marker = drawn("line", { x1: X(exponent), x2: X(exponent), y1: 15, y2: 280, stroke: "var(--edge)" });
     const dots = errors.map(([name, error]) => drawn("circle", { cx: X(exponent), cy: Y(error), r: 5, fill: `var(${ESTIMATES[name][1]})` }));
-    frame.replaceChildren(picture(620, 340, "Relative error of three estimates of a derivative over the step h, both logarithmic: the differences make a U, the complex step falls and stays low.",
+    frame.replaceChildren(picture(620, 390, "Relative error of three estimates of a derivative over the step h, both logarithmic: the differences make a U, the complex step falls and stays low.",
       ...axes, ...curves, marker, ...dots, ...legend));
     told.textContent = `At h = 10^-${exponent} the relative error is ` +
       errors.map(([name, error]) => `${error.toExponential(1)} by the ${ESTIMATES[name][0]}`).join(", ") + ".";
