@@ -165,3 +165,19 @@ def test_known_shapes_are_those_of_the_models_transformers_builds(name):
 def ends(shape):
     """The last part of every name, so that a layer missing in the table would be matched all the same."""
     return sorted({linear.name.rpartition(".")[2] for linear in shape.block})
+
+
+def test_a_folder_with_a_config_is_counted_without_weights(tmp_path, capsys):
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 3}
+    LlamaConfig(vocab_size=20, architectures=["LlamaForCausalLM"], **sizes).save_pretrained(tmp_path)
+    assert main(["count", "--model", str(tmp_path), "--rank", "4", "--targets", "q_proj,v_proj"]) == 0
+    out = capsys.readouterr().out
+    for expected in ("a LlamaForCausalLM:", "3 x model.layers.*.self_attn.q_proj  8 x 8", f"{6 * 17:,}"):
+        assert expected in out
+    assert main(["count", "--model", str(tmp_path), "--rank", "4", "--targets", "query"]) == 2
+    assert "target 'query' matches nothing" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["count", "--model", str(tmp_path)]) == 2
+    assert "transformers builds no model from its config.json" in capsys.readouterr().err

@@ -265,6 +265,16 @@ def test_verify_finds_nothing_where_all_is_well(method):
         verify(model, inputs())
 
 
+def test_verify_sees_through_a_layer_norm_at_the_end():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 5), nn.LayerNorm(5)).double()
+    inject(model, ("0",), rank=2)
+    assert verify(model, inputs(3)[..., :5].double()).ok
+    value = model(inputs(3)[..., :5].double()).square().sum()  # which is constant
+    (gradient,) = torch.autograd.grad(value, [model[0].B])
+    assert gradient.abs().max() < 1e-3
+
+
 def test_verify_names_an_adapter_whose_output_is_cut_off():
     class Cut(Reads):
         def forward(self, x):

@@ -407,13 +407,20 @@ def test_a_layer_that_someone_waits_for_or_that_computes_more_is_called():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    model, x = nn.Sequential(Twice(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)), torch.randn(2, 6)
+    model = nn.Sequential(Twice(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)).requires_grad_(False)
+    x = torch.randn(2, 6, requires_grad=True)
+    again = x.detach().clone().requires_grad_()
     plain = copy.deepcopy(model)
     model = get_peft_model(model, TLoraConfig(r=2, target_modules=["0", "1", "2"]))
     found = layers(model)
     found["1"].base_layer.forward = lambda x: -nn.Linear.forward(found["1"].base_layer, x)
-    found["2"].base_layer.register_forward_hook(lambda module, args, y: y + 1)
-    assert torch.allclose(model(x), -plain[1](plain[0](x)) @ plain[2].weight.T + plain[2].bias + 1)
+    found["2"].base_layer.register_forward_hook(lambda module, args, y: 3 * y)
+    y, expected = model(x), 3 * plain[2](-plain[1](plain[0](again)))
+    assert torch.allclose(y, expected)
+    # the kernel would take the gradient of x from the weight alone
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    assert torch.allclose(x.grad, again.grad)
 
 
 def test_trained_in_half_precision_under_autocast():

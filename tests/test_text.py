@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 from tlora_ref.__main__ import main
 from tlora_ref.by_hand import load_pretrained
 from tlora_ref.lab import language, questions
-from tlora_ref.lab.bench.stored import stored_rates
+from tlora_ref.lab.bench import stored
 from tlora_ref.lab.digits import Task
 from tlora_ref.lab.jobs import text
 from tlora_ref.lab.language import (
@@ -320,10 +320,25 @@ def test_the_published_run_judges_the_claims_as_well(folder, data, tmp_path, cap
     assert matched == pytest.approx(claims["measured"]["alpha_mean"] * claims["measured"]["learning_rates"]["tlora"])
 
 
-def test_known_rates_are_those_of_the_published_table():
-    for label, rate in stored_rates().items():
-        assert label in {setup.label for setup in text.setups(text.EVERY)}
-        assert rate > 0
+def test_known_rates_are_those_of_the_stored_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "RESULTS", tmp_path)
+    assert stored.stored_rates() == {}
+    rows = [{"method": "nothing", "learning_rate": None}, {"method": "TLoRA r=32", "learning_rate": 0.01}]
+    (tmp_path / "text.json").write_text(json.dumps({"rows": rows}))
+    assert stored.stored_rates() == {"TLoRA r=32": 0.01}
+
+
+def test_a_matrix_of_confusion_has_a_line_for_each_true_class():
+    found = text._confusion(np.array([0, 0, 0, 1]), np.array([0, 2, 2, 1]), 3)
+    assert found == [[1, 0, 2], [0, 1, 0], [0, 0, 0]]
+
+
+def test_examples_are_the_first_answers_that_changed_with_what_they_were_before():
+    asked = Questions(tuple("abcd"), np.array([0, 1, 1, 0]), ("A", "B"))
+    found = text._examples(asked, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]))
+    assert (found["changed"], found["to_right"], found["to_wrong"]) == (3, 2, 1)
+    assert found["ten"][0] == {"question": "b", "kind": "B", "before": "A", "after": "B"}
+    assert [one["question"] for one in found["ten"]] == ["b", "c", "d"]
 
 
 def test_a_rank_stands_behind_its_method():

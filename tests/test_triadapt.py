@@ -90,6 +90,15 @@ def test_one_block_is_mtloras_sum_of_two_cores(seed, R):
         np.testing.assert_array_equal(found[base], expected[other])
 
 
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_gradients_of_the_packed_triangles(block):
+    """Through the whole encoder, packed and unpacked: against autograd's, which unpacks by itself."""
+    model, inputs, labels = generic(block=block)
+    twin = by_autograd.loss_and_grads(to_torch(model), inputs, labels)[1]
+    for name, gradient in by_hand.loss_and_grads(model, inputs, labels)[1].items():
+        np.testing.assert_allclose(gradient, twin[name].numpy(), rtol=0, atol=1e-12, err_msg=name)
+
+
 def test_counts():
     """R (I + O) + sum over blocks of 2 width (rank with it): RoBERTa-large at rank 8 from blocks of 1, and two of 4."""
     large = EncoderConfig(width=1024, layers=24, heads=16, hidden=4096, features=1)
@@ -262,6 +271,7 @@ def test_a_matrix_grows_by_what_it_gained_since_the_last_time():
     once = grower(Run(model, 1, 100, History()))
     assert {name: site.R for name, site in once.adapted.items()} == {"layers.0.query": 2, "layers.0.value": 1}
     once = once.with_params({value: np.array([3.0])})
+    assert grower(Run(once, 100, 100, History())) is None  # at the last step nothing grows: it would not be trained
     twice = grower(Run(once, 2, 100, History()))
     assert {name: site.R for name, site in twice.adapted.items()} == {"layers.0.query": 2, "layers.0.value": 2}
 

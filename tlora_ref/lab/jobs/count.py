@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from ...by_hand.methods import METHODS
@@ -27,7 +28,11 @@ from ...tables import output_folder, size, table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``count``."""
-    parser.add_argument("--model", help=f"One of {', '.join(KNOWN)}.")
+    parser.add_argument(
+        "--model",
+        help=f"One of {', '.join(KNOWN)}; or a folder with the config.json of a model of transformers, whose targets "
+        "are names in that model.",
+    )
     parser.add_argument("--layers", type=int, help="The number of layers, instead of --model.")
     parser.add_argument(
         "--width", type=int, help="The model width, instead of --model. The feed-forward is four times as wide."
@@ -47,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the job; 0 when the counts are printed."""
     if args.gallery is not None:
         return _gallery(args.gallery)
+    if args.model is not None and args.model not in KNOWN and (Path(args.model) / "config.json").is_file():
+        return _folder(args)
     shape = _shape(args)
     targets = None if args.targets is None else tuple(dict.fromkeys(name.strip() for name in args.targets.split(",")))
     config = AdapterConfig(method=args.method, rank=args.rank, targets=targets)
@@ -102,6 +109,33 @@ def places(shape: Shape, config: AdapterConfig) -> list[tuple[str, tuple[int, in
         raise InputError(f"unknown target {unknown[0]!r} for {config.method}, expected some of {', '.join(BLOCKS)}")
     width = chosen(shape, ("output",))[0].shape[1]
     return [(block, (width, width)) for block in config.targets]
+
+
+def _folder(args: argparse.Namespace) -> int:
+    """Count on the model that transformers builds from a config.json, on the meta device: no weights are read."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise InputError(f"a folder for --model needs torch and transformers: {error}") from None
+    from ...by_autograd.inject import inject
+
+    if args.json:
+        raise InputError("--json goes with a known --model or with --layers and --width, not with a folder")
+    try:
+        config = transformers.AutoConfig.from_pretrained(args.model, local_files_only=True)
+        kind = getattr(transformers, (config.architectures or [""])[0], None)
+        with torch.device("meta"):
+            model = transformers.AutoModel.from_config(config) if kind is None else kind(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{args.model}: transformers builds no model from its config.json ({reason})") from None
+    targets = ("query", "value")
+    if args.targets is not None:
+        targets = tuple(dict.fromkeys(name.strip() for name in args.targets.split(",")))
+    print(f"{args.model}, a {type(model).__name__}:")
+    print(inject(model, targets if targets != ("all-linear",) else "all-linear", args.rank, method=args.method))
+    return 0
 
 
 def _shape(args: argparse.Namespace) -> Shape:
