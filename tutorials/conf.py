@@ -246,6 +246,40 @@ def launch(name: str) -> str:
     return f"Run it: [in Colab]({colab}) or [in Binder]({binder}), with `{install}` in a first cell."
 
 
+def graph(found: re.Match[str]) -> str:
+    """A Mermaid graph of plain arrows as a picture: a row for all that is equally far from the start."""
+    arrows = re.findall(r"(\w+) --> (\w+)", found[1])
+    level: dict[str, int] = {}
+    for _ in arrows:  # the longest way to each
+        for a, b in arrows:
+            level[b] = max(level.get(b, 0), level.setdefault(a, 0) + 1)
+    rows = [
+        sorted(n for n in level if level[n] == row)
+        for row in range(max(level.values()) + 1)
+    ]
+    at = {
+        n: (310 + 90 * (i - (len(row) - 1) / 2), 30 + 80 * y)
+        for y, row in enumerate(rows)
+        for i, n in enumerate(row)
+    }
+    lines = "".join(
+        f'<line x1="{at[a][0]}" y1="{at[a][1] + 16}" x2="{at[b][0]}" y2="{at[b][1] - 17}" marker-end="url(#head)"/>'
+        for a, b in arrows
+    )
+    boxes = "".join(
+        f'<rect x="{x - 35}" y="{y - 16}" width="70" height="32" rx="6"/><text x="{x}" y="{y + 5}">{n}</text>'
+        for n, (x, y) in at.items()
+    )
+    words = "; ".join(
+        f"{b} needs {', '.join(x for x, y in arrows if y == b)}"
+        for b in level
+        if level[b]
+    )
+    head = '<marker id="head" orient="auto" markerWidth="9" markerHeight="9" refX="8" refY="4"><path d="M0 0 9 4 0 8z"/></marker>'
+    box = f"0 0 620 {80 * len(rows) - 20}"
+    return f'<svg class="graph" viewBox="{box}" role="img" aria-label="{words}">{head}{lines}{boxes}</svg>\n'
+
+
 def read(app: Any, name: str, source: list[str]) -> None:
     """Links that leave this folder lead to the repository; a notebook gets its launch links, the first page the
     contents, and the gallery links to the pages of its methods."""
@@ -266,8 +300,11 @@ def read(app: Any, name: str, source: list[str]) -> None:
     up = "../" * (depth + 1)
     text = re.sub(rf"\]\({re.escape(up)}\.github/(CONTRIBUTING|CHANGELOG)\.md\)",
                   lambda found: f"]({'../' * depth}generated/{found[1].lower()}.md)", text)  # fmt: skip
+    if name in ("generated/contributing", "generated/changelog"):
+        text = text.replace("](../tutorials/", "](../")
     if not name.startswith("generated/"):
         text = re.sub(rf"\]\({re.escape(up)}(?!\.\./)", f"]({SOURCE}/", text)
+    text = re.sub(r"^```mermaid\n(.*?)```\n", graph, text, flags=re.M | re.S)
     if name == "index":
         text += "".join(
             toctree(names, part)
