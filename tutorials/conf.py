@@ -173,13 +173,14 @@ def api_page(module: str) -> str:
 def method_page(entry: gallery.Entry) -> str:
     """One method: its picture, its facts, what its page says, and that page itself."""
     file = Path(entry.module.__file__).relative_to(ROOT)
+    equation = re.sub(r",? {3,}", "\n", entry.equation)  # a part a line
     rows = [("in commands", f"`{entry.name}`"), ("paper", entry.paper), ("trained on RoBERTa-large", entry.trained),
             ("needs", entry.needs), ("merges into the weight", entry.merges)]  # fmt: skip
     facts = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"# {entry.label}\n\n![{entry.label}, {entry.picture}](../../images/gallery_{entry.name}.png)\n\n"
         f"Dark is trained, light is frozen. [All methods](../../gallery.md) are in the gallery.\n\n"
-        f"| property | value |\n|---|---|\n{facts}\n\n```text\n{entry.equation}\n```\n\n"
+        f"| property | value |\n|---|---|\n{facts}\n\n```text\n{equation}\n```\n\n"
         f"The whole page `{file.as_posix()}`, as it runs:\n\n"
         f"```{{literalinclude}} ../../../{file.as_posix()}\n:language: python\n```\n"
     )
