@@ -24,7 +24,7 @@ SCRIPT = TUTORIALS / "_static" / "book.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("book")]  # the site is built once
 
 
 # --- the site and the browser ----------------------------------------------------------------------

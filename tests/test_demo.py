@@ -11,6 +11,8 @@ import pytest
 from tlora_ref.__main__ import main
 from tlora_ref.lab.data import SHIFTS
 
+pytestmark = pytest.mark.xdist_group("demo")  # the demo runs once
+
 
 def command(*args, cwd):
     return subprocess.run(

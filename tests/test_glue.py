@@ -40,6 +40,8 @@ from tlora_ref.lab.glue.tasks import TASKS
 from tlora_ref.lab.jobs import glue as job
 from tlora_ref.paper import TABLE_3, VALIDATION
 
+pytestmark = pytest.mark.xdist_group("glue")  # its models are built once
+
 ROOT = Path(__file__).parent.parent
 HANGS = 600
 """Seconds after which a process that does not end is taken to hang."""

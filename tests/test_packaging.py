@@ -14,6 +14,8 @@ import yaml
 
 import tlora_ref
 
+pytestmark = pytest.mark.xdist_group("packaging")  # the wheel and the sdist are built once
+
 PACKAGE = Path(tlora_ref.__file__).parent
 ROOT = PACKAGE.parent
 WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"

@@ -32,6 +32,8 @@ from tlora_ref.lab.language import (
 from tlora_ref.lab.questions import MEMBER, Questions, load_questions
 from tlora_ref.lab.rooms import ByAutograd, ByHand
 
+pytestmark = pytest.mark.xdist_group("text")  # the model is read once
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = sorted({word for word in topics["objects"].lower().split() if word.isalpha()})[:60]
 
