@@ -281,10 +281,9 @@ def test_the_search_finds_dalpha(tab):
 
 
 def test_the_first_page_weighs_less_than_a_megabyte(tab):
-    sizes = []
-    tab.page.on("response", lambda response: sizes.append(len(response.body())))
-    tab.open("index.html")
-    assert 0 < sum(sizes) < 1_000_000
+    weight = """[...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+        .reduce((sum, entry) => sum + entry.encodedBodySize, 0)"""
+    assert 50_000 < tab.open("index.html").evaluate(weight) < 1_000_000
 
 
 def test_code_is_copied_and_output_is_not(tab):
