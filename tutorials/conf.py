@@ -64,6 +64,7 @@ autodoc_typehints_description_target = "documented"
 html_theme = "furo"
 html_title = "tlora_ref"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]
 html_copy_source = False
