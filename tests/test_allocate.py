@@ -61,14 +61,19 @@ def manifold(r, dimension, n, width=30):
     return r.standard_normal((n, dimension)) @ r.standard_normal((dimension, width)) + r.standard_normal(width)
 
 
-def check_dimensions(code=allocate, n=2000):
-    """The dimension of linear manifolds within 5 %; the largest error is returned."""
-    found = {d: code.two_nn(manifold(np.random.default_rng(0), d, n)) for d in (1, 2, 5, 8)}
+def check_dimensions(code=allocate, n=2000, seeds=8):
+    """The dimension of linear manifolds within 5 %, in the mean over seeds: one estimate has a standard deviation of 2
+    to 3 %. The largest error is returned."""
+    found = {
+        d: np.mean([code.two_nn(manifold(np.random.default_rng(seed), d, n)) for seed in range(seeds)])
+        for d in (1, 2, 5, 8)
+    }
     errors = [abs(value / d - 1) for d, value in found.items()]
     assert max(errors) < 0.05, found
     return max(errors)
 
 
+@pytest.mark.slow
 def test_two_nn_recovers_the_dimension_of_linear_manifolds():
     check_dimensions()
 
