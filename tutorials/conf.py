@@ -19,6 +19,8 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+
 TUTORIALS = Path(__file__).parent
 ROOT = TUTORIALS.parent
 sys.path.insert(0, str(ROOT))
@@ -327,6 +329,23 @@ def read(app: Any, name: str, source: list[str]) -> None:
     source[0] = text
 
 
+def describe(app: Any, doctree: nodes.document) -> None:
+    """The words of a notebook's figures, which stand beside each in the notebook's file."""
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found = [output["metadata"]["image/png"].get("alt", "") for cell in cells for output in cell.get("outputs", [])
+                 if "image/png" in output.get("data", {})]  # fmt: skip
+        outputs = [
+            node
+            for node in doctree.findall(nodes.container)
+            if node.get("nb_element") == "cell_code_output"
+        ]
+        images = [image for output in outputs for image in output.findall(nodes.image)]
+        for image, words in zip(images, found, strict=True):
+            image["alt"] = words
+
+
 MARKS = re.compile(r"(``.+?``)|([\\*`|_])", re.S)
 
 
@@ -386,6 +405,7 @@ def setup(app: Any) -> None:
     """Sphinx calls this when it has read the file."""
     app.connect("builder-inited", write_generated)
     app.connect("source-read", read)
+    app.connect("doctree-read", describe)
     app.connect("autodoc-process-docstring", plain)
     app.connect("html-page-context", complete, priority=900)  # after the theme
     app.connect("build-finished", copy_mathjax)
