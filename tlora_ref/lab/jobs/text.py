@@ -82,7 +82,7 @@ EVERY = "head,tlora:8,tlora:16,tlora:32,lora:1,lora:8,lora_xs:32,vera:256,dora:8
 
 FULL = Plan(epochs=4, rates=(1e-3, 1e-2), trials=1)
 PUBLISHED = replace(FULL, rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2), trials=2)
-QUICK = replace(FULL, epochs=2, widen=False, sizes=(400, 100, 200), time=16)
+QUICK = replace(FULL, epochs=2, widen=False, sizes=(240, 80, 160), time=16)
 SEEDS, QUICK_SEEDS, PUBLISHED_SEEDS = 2, 1, 5
 
 
