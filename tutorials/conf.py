@@ -64,6 +64,7 @@ autodoc_typehints_description_target = "documented"
 html_theme = "furo"
 html_title = "tlora_ref"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]
 html_copy_source = False
@@ -173,13 +174,14 @@ def api_page(module: str) -> str:
 def method_page(entry: gallery.Entry) -> str:
     """One method: its picture, its facts, what its page says, and that page itself."""
     file = Path(entry.module.__file__).relative_to(ROOT)
+    equation = re.sub(r",? {3,}", "\n", entry.equation)  # a part a line
     rows = [("in commands", f"`{entry.name}`"), ("paper", entry.paper), ("trained on RoBERTa-large", entry.trained),
             ("needs", entry.needs), ("merges into the weight", entry.merges)]  # fmt: skip
     facts = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"# {entry.label}\n\n![{entry.label}, {entry.picture}](../../images/gallery_{entry.name}.png)\n\n"
         f"Dark is trained, light is frozen. [All methods](../../gallery.md) are in the gallery.\n\n"
-        f"| property | value |\n|---|---|\n{facts}\n\n```text\n{entry.equation}\n```\n\n"
+        f"| property | value |\n|---|---|\n{facts}\n\n```text\n{equation}\n```\n\n"
         f"The whole page `{file.as_posix()}`, as it runs:\n\n"
         f"```{{literalinclude}} ../../../{file.as_posix()}\n:language: python\n```\n"
     )
@@ -246,6 +248,40 @@ def launch(name: str) -> str:
     return f"Run it: [in Colab]({colab}) or [in Binder]({binder}), with `{install}` in a first cell."
 
 
+def graph(found: re.Match[str]) -> str:
+    """A Mermaid graph of plain arrows as a picture: a row for all that is equally far from the start."""
+    arrows = re.findall(r"(\w+) --> (\w+)", found[1])
+    level: dict[str, int] = {}
+    for _ in arrows:  # the longest way to each
+        for a, b in arrows:
+            level[b] = max(level.get(b, 0), level.setdefault(a, 0) + 1)
+    rows = [
+        sorted(n for n in level if level[n] == row)
+        for row in range(max(level.values()) + 1)
+    ]
+    at = {
+        n: (310 + 90 * (i - (len(row) - 1) / 2), 30 + 80 * y)
+        for y, row in enumerate(rows)
+        for i, n in enumerate(row)
+    }
+    lines = "".join(
+        f'<line x1="{at[a][0]}" y1="{at[a][1] + 16}" x2="{at[b][0]}" y2="{at[b][1] - 17}" marker-end="url(#head)"/>'
+        for a, b in arrows
+    )
+    boxes = "".join(
+        f'<rect x="{x - 35}" y="{y - 16}" width="70" height="32" rx="6"/><text x="{x}" y="{y + 5}">{n}</text>'
+        for n, (x, y) in at.items()
+    )
+    words = "; ".join(
+        f"{b} needs {', '.join(x for x, y in arrows if y == b)}"
+        for b in level
+        if level[b]
+    )
+    head = '<marker id="head" orient="auto" markerWidth="9" markerHeight="9" refX="8" refY="4"><path d="M0 0 9 4 0 8z"/></marker>'
+    box = f"0 0 620 {80 * len(rows) - 20}"
+    return f'<svg class="graph" viewBox="{box}" role="img" aria-label="{words}">{head}{lines}{boxes}</svg>\n'
+
+
 def read(app: Any, name: str, source: list[str]) -> None:
     """Links that leave this folder lead to the repository; a notebook gets its launch links, the first page the
     contents, and the gallery links to the pages of its methods."""
@@ -266,8 +302,11 @@ def read(app: Any, name: str, source: list[str]) -> None:
     up = "../" * (depth + 1)
     text = re.sub(rf"\]\({re.escape(up)}\.github/(CONTRIBUTING|CHANGELOG)\.md\)",
                   lambda found: f"]({'../' * depth}generated/{found[1].lower()}.md)", text)  # fmt: skip
+    if name in ("generated/contributing", "generated/changelog"):
+        text = text.replace("](../tutorials/", "](../")
     if not name.startswith("generated/"):
         text = re.sub(rf"\]\({re.escape(up)}(?!\.\./)", f"]({SOURCE}/", text)
+    text = re.sub(r"^```mermaid\n(.*?)```\n", graph, text, flags=re.M | re.S)
     if name == "index":
         text += "".join(
             toctree(names, part)

@@ -310,6 +310,11 @@ BANK: tuple[Question, ...] = (
         "Guessing, and what needs no training, such as the frozen model's embeddings with the nearest mean; the head "
         "alone.",
     ),
+    Question(
+        "14",
+        "For which updates does the share that a random subspace captures vary most from draw to draw?",
+        "For updates of few directions: there is little to average over.",
+    ),
 )
 """Every question; by notebook."""
 

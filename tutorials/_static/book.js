@@ -122,8 +122,8 @@ function scaleInto(place) {
   const sign = (x, text) => drawn("text", { x, y: 112, "text-anchor": "middle" }, text);
   function show() {
     const D = wide.value(), R = Math.min(rank.value(), D), r = (side * R) / D;
-    const parts = [...box(10, 15, side, side, "frozen", `W0  ${D} × ${D}`), sign(232, "+ alpha")];
-    let x = 275;
+    const parts = [...box(10, 15, side, side, "frozen", `W0  ${D} × ${D}`), sign(246, "+ alpha")];
+    let x = 295;
     for (const [w, h, fill, name] of [[r, side, "frozen", "A"], [r, r, "trained", "B"], [side, r, "frozen", "C"]]) {
       parts.push(...box(x, 15, w, h, fill, name));
       x += w + 32;
