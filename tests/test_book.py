@@ -219,16 +219,31 @@ RAW = r"""() => {
 """What of a page's mathematics was not typeset."""
 
 
+WIDE = """() => {
+  // what reaches beyond the window and stands in no box that scrolls; the theme cuts it off, so nothing else shows it
+  const page = document.querySelector("article") ?? document.body;
+  return [...page.querySelectorAll("*")].filter((element) => {
+    if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
+    if (getComputedStyle(element).visibility === "hidden") return false;
+    for (let box = element.parentElement; box !== page; box = box.parentElement) {
+      if (getComputedStyle(box).overflowX !== "visible") return false;
+    }
+    return getComputedStyle(element).overflowX === "visible" || element.parentElement === page;
+  }).map((element) => element.outerHTML.slice(0, 100));
+}"""
+"""What of a page is wider than the window."""
+
+
 @pytest.fixture(scope="module")
 def visited(site, tab):
-    """Of every page: what went wrong while it loaded, what was not typeset, and how wide it is on a phone."""
+    """Of every page: what went wrong while it loaded, what was not typeset, and what is too wide for a phone."""
     found = {}
     for name in names(site):
         tab.page.set_viewport_size(DESKTOP)
         page = tab.open(name)
         wrong, raw = list(tab.wrong), page.evaluate(RAW)
         page.set_viewport_size(PHONE)
-        found[name] = wrong, raw, page.evaluate("document.documentElement.scrollWidth")
+        found[name] = wrong, raw, page.evaluate(WIDE)
     tab.page.set_viewport_size(DESKTOP)
     return found
 
@@ -243,7 +258,7 @@ def test_every_formula_is_typeset(visited):
 
 
 def test_no_page_is_wider_than_a_phone(visited):
-    assert {name: width for name, (_, _, width) in visited.items() if width > PHONE["width"]} == {}
+    assert {name: wide[:3] for name, (_, _, wide) in visited.items() if wide} == {}
 
 
 KINDS = (
@@ -299,7 +314,7 @@ def test_the_counts_of_the_page_are_those_of_the_package(tab):
     """200 settings of the four sliders, every method."""
     draw = random.Random(0)
     settings = [
-        {"width": draw.choice(WIDTHS), "rank": draw.randint(1, 64), "layers": draw.randint(1, 96),
+        {"width": draw.choice(WIDTHS), "rank": draw.randint(1, 64), "layers": draw.randint(1, 32),
          "matrices": draw.randint(1, 4)}
         for _ in range(200)
     ]  # fmt: skip

@@ -66,6 +66,7 @@ def animate(figure: Any, draw: Callable[[Any], Any], frames: Sequence[Any], alt:
     film = re.sub(r"<link rel=\"stylesheet\"\s+href=[^>]*>\s*", "", film)
     for icon, character in ICONS.items():
         film = film.replace(f'<i class="fa fa-{icon}"></i>', character)
+    film = film.replace('class="anim-slider"', 'class="anim-slider" aria-label="frame"')
     film = film.replace("<img id=", f'<img alt="{escape(alt, quote=True)}" id=')
     display(HTML(film), metadata={"text/html": {"alt": alt}})
     draw(frames[-1])
