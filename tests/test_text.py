@@ -183,6 +183,8 @@ def test_the_nearest_mean_finds_classes_that_the_model_tells_apart(folder, data,
     found = [language.embedding((room, model), (ids, mask)) for room in (ByHand(), ByAutograd())]
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-12)
     np.testing.assert_allclose((found[0] ** 2).sum(axis=1), 1)
+    short = language.embedding((ByHand(), model), (ids[:, :2], mask[:, :2]))
+    np.testing.assert_allclose(found[0], short, rtol=0, atol=1e-12)
 
 
 def test_tf_idf_reads_words(data):
@@ -213,6 +215,10 @@ def test_a_run_that_diverges_is_the_worst_and_ends_nothing(folder):
     assert found["accuracy"] == 0.0
     found = run_text(shared, Task(full, 1e-3, 0, 1, "test"))
     assert found["accuracy"] == np.mean(np.array(found["answers"]) == part.y) > 0
+    # padding changes no answer
+    padded = Tokens(np.pad(ids, ((0, 0), (0, 20)), constant_values=7), np.pad(part.mask, ((0, 0), (0, 20))), part.y)
+    again = run_text((ByHand(), model, {"train": part, "test": padded}), Task(full, 1e-3, 0, 1, "test"))
+    assert again["answers"] == found["answers"]
 
 
 def test_arrays_survive_a_line_of_json():
