@@ -3,6 +3,7 @@
 import json
 import sys
 import zipfile
+from dataclasses import replace
 from pydoc_data.topics import topics
 
 import datasets
@@ -19,7 +20,6 @@ from tlora_ref.lab.bench import stored
 from tlora_ref.lab.digits import Task
 from tlora_ref.lab.jobs import text
 from tlora_ref.lab.language import (
-    Setup,
     Tokens,
     nearest_mean,
     packed,
@@ -241,7 +241,7 @@ def brief(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     plan = text.Plan(epochs=2, rates=(1e-3, 1e-2), trials=1, widen=False, sizes=(64, 16, 32), time=12)
     monkeypatch.setattr(text, "QUICK", plan)
-    monkeypatch.setattr(text, "PUBLISHED", text.replace(plan, epochs=4, rates=(1e-2,)))
+    monkeypatch.setattr(text, "PUBLISHED", replace(plan, epochs=4, rates=(1e-2,)))
 
 
 @pytest.mark.job
@@ -302,8 +302,10 @@ def test_both_rooms_run_the_same_job(folder, data, tmp_path, capsys, brief):
 
 @pytest.mark.job
 def test_the_published_run_judges_the_claims_as_well(folder, data, tmp_path, capsys, brief, monkeypatch):
-    small = {key: Setup(s.label, s.kind, 5, s.dropout, None if s.lora_alpha is None else 2.5, s.learn_alpha)
-             for key, s in language.CLAIMS_SETUPS.items()}  # fmt: skip
+    small = {
+        key: replace(setup, rank=5, lora_alpha=None if setup.lora_alpha is None else 2.5)
+        for key, setup in language.CLAIMS_SETUPS.items()
+    }
     monkeypatch.setattr(language, "CLAIMS_SETUPS", small)
     monkeypatch.setattr(text, "CLAIMS_SETUPS", small)
     monkeypatch.setattr(text, "claims_on_text", lambda *given: language.claims_on_text(*given, seeds=2))
