@@ -243,6 +243,7 @@ def visited(site, tab):
         page = tab.open(name)
         wrong, raw = list(tab.wrong), page.evaluate(RAW)
         page.set_viewport_size(PHONE)
+        page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
         found[name] = wrong, raw, page.evaluate(WIDE)
     tab.page.set_viewport_size(DESKTOP)
     return found

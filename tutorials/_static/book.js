@@ -191,6 +191,9 @@ function curveInto(place) {
 
 /** What is wider than its box can be scrolled from the keyboard. */
 function reachable() {
+  for (const formula of document.querySelectorAll("mjx-container")) {
+    if (formula.getBoundingClientRect().right > innerWidth) formula.classList.add("wide");
+  }
   for (const box of document.querySelectorAll("article pre, .table-wrapper, .cell_output > div, mjx-container")) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
@@ -201,5 +204,5 @@ const forms = data && JSON.parse(data.textContent);
 document.querySelectorAll(".counts").forEach((place) => countsInto(place, forms));
 document.querySelectorAll("figure.scale").forEach(scaleInto);
 document.querySelectorAll(".ucurve").forEach(curveInto);
-addEventListener("load", reachable);
+addEventListener("load", () => { reachable(); window.MathJax?.startup?.promise?.then(reachable); });
 addEventListener("resize", reachable);

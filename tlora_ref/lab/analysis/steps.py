@@ -20,7 +20,7 @@ Units       Two quantities may be what has to stay the same when the size change
                           eta R sqrt(I / O) / 3: then the best eta goes as 1 / R on square matrices, of any width.
             The second is the argument of muP (G. Yang and E. Hu, arXiv 2203.03466), in which a hidden matrix's Adam
             rate goes as 1 / width: there an aligned output is eta I, here A and C have the width in them already.
-Checked by  tests/test_steps.py.
+Checked by  tests/test_subspace.py.
 """
 
 from __future__ import annotations
