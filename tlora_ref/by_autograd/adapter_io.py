@@ -77,7 +77,7 @@ def load_adapter(model: Any, path: str | Path, check_base: bool = True) -> Any:
 
     Raises AdapterFileError, and leaves the model as it was, for a file that is damaged or does not fit.
     """
-    if Path(path).is_dir():
+    if (Path(path) / "adapter_config.json").exists():
         with naming(path):
             check_unwrapped(model)
             adapter = _of_folder(model, Path(path))
