@@ -77,7 +77,7 @@ def load_adapter(model: Any, path: str | Path, check_base: bool = True) -> Any:
 
     Raises AdapterFileError, and leaves the model as it was, for a file that is damaged or does not fit.
     """
-    if (Path(path) / "adapter_config.json").exists():
+    if Path(path).is_dir() and any(Path(path).glob("adapter_*")):
         with naming(path):
             check_unwrapped(model)
             adapter = _of_folder(model, Path(path))
