@@ -9,6 +9,7 @@ Checked by  tests/test_adapter_file.py.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -77,7 +78,7 @@ def load_adapter(model: Any, path: str | Path, check_base: bool = True) -> Any:
 
     Raises AdapterFileError, and leaves the model as it was, for a file that is damaged or does not fit.
     """
-    if Path(path).is_dir() and any(Path(path).glob("adapter_*")):
+    if os.path.isdir(path) and any(Path(path).glob("adapter_*")):
         with naming(path):
             check_unwrapped(model)
             adapter = _of_folder(model, Path(path))
