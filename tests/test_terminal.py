@@ -66,6 +66,7 @@ def test_a_job_that_does_not_hear_is_ended_all_the_same():
     assert job.stdout.readline() == "ready\n"
     for _ in range(3):
         job.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # it is deaf while it sleeps, and has to be asleep again
     _, error = job.communicate(timeout=60)
     assert (job.returncode, error) == (130, "deaf: interrupted\n")
 

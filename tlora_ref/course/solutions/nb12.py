@@ -48,7 +48,11 @@ def dora(dy_NO, x_NI, W0_IO, A_IR, B_RO, magnitude_O, scale):
     along_O = (G_IO * V_IO).sum(axis=0) / n_O
     dV_IO = magnitude_O / n_O * (G_IO - V_IO * (along_O / n_O))
     # dA = s dV B^T,   dB = s A^T dV
-    return {"A": scale * (dV_IO @ B_RO.T), "B": scale * (A_IR.T @ dV_IO), "magnitude": along_O}
+    return {
+        "A": scale * (dV_IO @ B_RO.T),
+        "B": scale * (A_IR.T @ dV_IO),
+        "magnitude": along_O,
+    }
 
 
 def lorta(dF_MRHK, B_RK, heads_HR, layer_MR, matrix_MR):
