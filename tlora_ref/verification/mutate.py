@@ -243,9 +243,9 @@ def _test(file: str, names: tuple[str, ...]) -> str:
     for paths, chosen in runs:
         first = First()
         arguments = [*(str(TESTS / path) for path in paths), *chosen]
-        code = pytest.main(
-            ["-x", "-q", "-p", "no:cacheprovider", "-m", "not (job or slow)", *QUIET, *arguments], plugins=[first]
-        )
+        # addopts speaks to xdist, which is not loaded
+        options = ["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "not (job or slow)", *QUIET]
+        code = pytest.main([*options, *arguments], plugins=[first])
         if code != 0 and not (chosen and code == pytest.ExitCode.NO_TESTS_COLLECTED):
             return first.first_failure or f"{paths[0]} ends with {code!r}"
     return ""
