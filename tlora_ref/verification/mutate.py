@@ -45,7 +45,7 @@ SECONDS = 600
 OF_FILE: dict[str, tuple[str, ...]] = {
     "by_hand/ops.py": ("test_numerics.py", "test_masks_and_extremes.py", "test_fast.py"),
     "by_hand/encoder.py": ("test_encoder.py", "test_numerics.py", "test_promises.py", "test_activations.py"),
-    "by_hand/optimizers.py": ("test_train.py", "test_promises.py"),
+    "by_hand/optimizers.py": ("test_train.py", "test_promises.py", "test_lora_rite.py", "test_triadapt.py"),
 }
 """The property tests of a file, beside those of its kernels."""
 
