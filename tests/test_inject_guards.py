@@ -511,3 +511,36 @@ def test_a_file_of_several_ranks_and_layers_comes_back(tmp_path):
     again = load_adapter(net(), tmp_path / "a")
     assert torch.equal(again(inputs()), model(inputs()))
     assert names(again) == names(model)
+
+
+# --- the Trainer of transformers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the model has adapters, and from_pretrained would not read")
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+@pytest.mark.parametrize("method", ["tlora", "vera"])
+def test_the_trainer_writes_checkpoints_and_goes_on_from_them(method, tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+    def made():
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(BertConfig(
+            vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+            max_position_embeddings=8))  # fmt: skip
+        inject(model, ("query", "value"), rank=2, method=method, train_also=("classifier",))
+        return model
+
+    rows = [{"input_ids": torch.arange(6), "labels": torch.tensor(i % 2)} for i in range(8)]
+
+    def trained(model, steps, **resume):
+        arguments = TrainingArguments(str(tmp_path / "run"), max_steps=steps, save_steps=2, use_cpu=True, report_to=[],
+                                      per_device_train_batch_size=4, disable_tqdm=True, lr_scheduler_type="constant",
+                                      learning_rate=1e-2)  # fmt: skip
+        Trainer(model, arguments, train_dataset=rows).train(**resume)
+        return model
+
+    trained(made(), 2)
+    again = trained(made(), 4, resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    straight = trained(made(), 4)
+    assert bits(again) == bits(straight)
