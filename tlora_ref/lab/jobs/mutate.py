@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--file", action="append", required=True, help=f"The file to edit. Repeat it for several. One of {names}."
     )
     parser.add_argument("--function", help="Edit only the function of this name.")
-    parser.add_argument("--out", type=Path, default=Path("mutate"), help="The folder of the results. Default: mutate.")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/mutate"), help="The folder of the results. Default: out/mutate."
+    )
     parser.add_argument(
         "--workers", type=int, default=None, help="How many edits are tried at once. Default: as many as cores."
     )
