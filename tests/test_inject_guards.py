@@ -495,6 +495,7 @@ def test_targets_by_word_expression_layer_exclusion_and_rank():
     ({"layers": (7,)}, "leave no module"),
     ({"ranks": {"vulue": 2}}, r"ranks 'vulue' matches nothing; the nearest names are value"),
     ({"targets": "re:("}, r"'re:\(' is no regular expression"),
+    ({"ranks": dict.fromkeys(TARGETS, 0)}, "leaves no module with a rank above 0"),
     ({"ranks": {"value": 0, "mix": 9}}, "rank 9 is larger than"),
 ])  # fmt: skip
 def test_targets_that_cannot_be_are_refused_and_nothing_has_changed(options, message):

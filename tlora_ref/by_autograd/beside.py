@@ -31,11 +31,6 @@ class Beside:
         tensors = named_tensors(model)
         return cls({name: tensors[name].detach().clone() for name in names})
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The full names."""
-        return tuple(self.before)
-
     @torch.no_grad()
     def put_back(self, model: nn.Module) -> None:
         """Every array as it was before the adapter came."""

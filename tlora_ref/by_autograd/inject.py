@@ -174,6 +174,8 @@ def inject(
     names = _chosen(model, modules, config, also, _patterns("exclude", exclude))
     config = replace(config, ranks=ranks_by_pattern(ranks or {}, names, rank))
     names = [name for name in names if config.rank_of(name) > 0]
+    if not names:
+        raise InputError(f"ranks is {ranks!r}, which leaves no module with a rank above 0")
     arrays = None if batches is None else gradient_arrays(model, names, config, batches, loss)
     return place(model, names, config, also, arrays)
 
@@ -427,11 +429,12 @@ def adapted(model: nn.Module) -> list[AdaptedLinear]:
 
 def trained_beside(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that train and are no adapter's, a tied one under each of its names, and buffers beside them."""
-    own, layers = _own(adapted(model)), adapted(model)
+    layers = adapted(model)
+    own = _own(layers)
     parameters = model.named_parameters(remove_duplicate=False)
     trained = {name: p for name, p in parameters if p.requires_grad and id(p) not in own}
     buffers = dict(model.named_buffers(remove_duplicate=False))
-    return trained | {name: buffers[name] for name in layers[0].beside.names if name in buffers}
+    return trained | {name: buffers[name] for name in layers[0].beside.before if name in buffers}
 
 
 def trained_parameters(

@@ -140,7 +140,7 @@ class Linear(nn.Module, TLoraLayer):
     def _takes_fused(self, name: str) -> bool:
         """Does one node of the graph give the gradients that are asked for? It takes the base for constant."""
         base, drop = self.base_layer, self.tlora_dropout[name]
-        plain = is_linear(base) and not hooked(base) and "forward" not in vars(base)
+        plain = is_linear(base) and not hooked(base)
         return plain and not (drop.training and drop.p > 0) and not any(p.requires_grad for p in base.parameters())
 
     def _beside(self, x: Tensor, y: Tensor, name: str) -> Tensor:
