@@ -81,8 +81,8 @@ class _Functions(TorchFunctionMode):
         index = args[1] if function in INDEXING else ()
         lists = any(isinstance(each, list) for each in (index if isinstance(index, tuple) else (index,)))
         arrays = any(isinstance(leaf, np.ndarray) for leaf in tree_leaves((args, kwargs)))
-        alone = function is torch.tensor and isinstance(args[0], (int, float)) and kwargs.get("device") is None
-        counts = self.counting and alone
+        on_cpu = str(kwargs.get("device", "cpu")) == "cpu"
+        counts = self.counting and on_cpu and function is torch.tensor and isinstance(args[0], (int, float))
         if lists or arrays or (function in COPIES and not counts):
             raise HostError(f"{getattr(function, '__name__', function)} copies from or to the host")
         return function(*args, **kwargs)
