@@ -87,6 +87,11 @@ class FrozenAndUpdate(torch.autograd.Function):
         return dx, None, None, None, None, dM_RS, None
 
 
+def autocasting(x: Tensor) -> bool:
+    """Is autocast at work where x is? torch has none on the meta device, and raises when it is asked there."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def tlora_linear_fused(
     x: Tensor, base: nn.Module, W0_IO: Tensor, A_IR: Tensor, B_RS: Tensor, C_SO: Tensor, alpha: Tensor
 ) -> Tensor | None:
@@ -99,7 +104,7 @@ def tlora_linear_fused(
         return None
     arrays = [x, W0_IO, base.bias, A_IR, alpha * B_RS, C_SO]
     dtypes = {a.dtype for a in arrays if a is not None}
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasting(x):
         if torch.float64 in dtypes:
             return None
         dtype = torch.get_autocast_dtype(x.device.type)

@@ -19,7 +19,7 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
 
-from ..by_autograd.fused import tlora_linear_fused
+from ..by_autograd.fused import autocasting, tlora_linear_fused
 from ..by_autograd.linear import adapter_dtype, hooked, is_conv1d, is_linear, weight_IO
 from ..by_autograd.methods.tlora import tlora_delta_w, tlora_layer
 from ..config import AdapterConfig
@@ -146,7 +146,7 @@ class Linear(nn.Module, TLoraLayer):
     def _beside(self, x: Tensor, y: Tensor, name: str) -> Tensor:
         """y and the update of one adapter."""
         A, B, C, alpha = self.arrays(name)
-        if not torch.is_autocast_enabled(x.device.type):
+        if not autocasting(x):
             x = self._cast_input_dtype(x, B.dtype)
         base = self.base_layer
         return tlora_layer(x, y, weight_IO(base), base.bias, self.tlora_dropout[name], A, B, C, alpha)
