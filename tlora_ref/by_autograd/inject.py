@@ -176,7 +176,11 @@ def inject(
     names = [name for name in names if config.rank_of(name) > 0]
     if not names:
         raise InputError(f"ranks is {ranks!r}, which leaves no module with a rank above 0")
-    arrays = None if batches is None else gradient_arrays(model, names, config, batches, loss)
+    arrays = None
+    if batches is not None:
+        for name in names:
+            check_base(name, modules[name], config, _parent(model, name))
+        arrays = gradient_arrays(model, {name: modules[name] for name in names}, config, batches, loss)
     return place(model, names, config, also, arrays)
 
 
