@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..by_hand.methods import METHODS
 from ..config import AdapterConfig
-from ..counts import Counts, trained
+from ..counts import Counts
 from ..methods import SHARED
 from ..shapes import InputError
 from ..targets import ALL_LINEAR, REGEX, Pattern, in_layers, marked, ranks_by_pattern, select, spell
@@ -74,8 +74,8 @@ class Report:
         label = {"tlora": "TLoRA", "lora": "LoRA"}.get(config.method, config.method)
         start = f"init {config.init!r}, " if config.method == "tlora" else ""
         constants = "".join(f"{name} {getattr(config, name):g}, " for name in method.constants)
-        lora = trained("lora", self.matrices.values(), config.rank)
-        alone = trained(config.method, self.matrices, config.rank, config.heads or 1)
+        where = [config.site(name, I, O) for name, (I, O) in self.matrices.items()]
+        lora, alone = (row.size(where, row.trained) for row in (METHODS["lora"], method))
         ratio = "" if config.method == "lora" else f"LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many"
         frozen = [arg.base for arg in method.arrays if arg not in method.trained_args]
         origin = f", from {config.origin} and therefore stored as well"
