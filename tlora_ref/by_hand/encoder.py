@@ -171,10 +171,12 @@ def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: 
     # h = LN(x + a),   a + f(a) for a where an adapter sits there
     a_NTD, c_attn_block = block_fwd(model, f"{at}.attn_block", a_NTD, skip_NTD=a_NTD)
     h_NTD, c_attn_norm = norm_fwd(model, f"{at}.attn_norm", x_NTD + a_NTD)
+    del o_NTD, a_NTD  # what is not kept goes before the widest arrays come
     # m = ffn_out(gelu(ffn_in(h)))
     i_NTF, c_ffn_in = project_fwd(model, f"{at}.ffn_in", h_NTD, keep)
-    g_NTF, c_gelu = gelu_fwd(i_NTF)
-    m_NTD, c_ffn_out = project_fwd(model, f"{at}.ffn_out", g_NTF, keep)
+    i_NTF, c_gelu = gelu_fwd(i_NTF)
+    m_NTD, c_ffn_out = project_fwd(model, f"{at}.ffn_out", i_NTF, keep)
+    del i_NTF
     # y = LN(s),   s = h + m,   m + f(m) for m where an adapter sits there
     m_NTD, c_ffn_block = block_fwd(model, f"{at}.ffn_block", m_NTD, skip_NTD=m_NTD)
     s_NTD = h_NTD + m_NTD
@@ -212,23 +214,28 @@ def layer_bwd(model: Model, at: str, dy_NTD: Array, c: LayerCache, grads: Grads)
     # y = LN(s)
     else:
         ds_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c.ffn_norm, grads)
+    del dy_NTD
     # s = h + m,   m + f(m) for m where an adapter sits there
     dm_NTD = block_bwd(model, f"{at}.ffn_block", ds_NTD, c.ffn_block, grads)
     # m = ffn_out(gelu(ffn_in(h)))
-    dg_NTF = project_bwd(model, f"{at}.ffn_out", dm_NTD, c.ffn_out, grads)
-    di_NTF = gelu_bwd(dg_NTF, c.gelu)["x"]
+    di_NTF = project_bwd(model, f"{at}.ffn_out", dm_NTD, c.ffn_out, grads)
+    di_NTF = gelu_bwd(di_NTF, c.gelu)["x"]
     # h reaches s twice: through the residual and through the feed-forward block
     dh_NTD = ds_NTD + project_bwd(model, f"{at}.ffn_in", di_NTF, c.ffn_in, grads)
+    del ds_NTD, dm_NTD, di_NTF
     # h = LN(x + a),   a + f(a) for a where an adapter sits there
     dsum_NTD = norm_bwd(model, f"{at}.attn_norm", dh_NTD, c.attn_norm, grads)
+    del dh_NTD
     da_NTD = block_bwd(model, f"{at}.attn_block", dsum_NTD, c.attn_block, grads)
     # a = output(attention(query(x), key(x), value(x)))
     do_NTD = project_bwd(model, f"{at}.output", da_NTD, c.output, grads)
     dattention = attention_bwd(do_NTD, c.attention)
+    del da_NTD, do_NTD
     # x reaches h four times: through the residual, query, key and value
-    dx_NTD = dsum_NTD + project_bwd(model, f"{at}.query", dattention["q"], c.query, grads)
-    dx_NTD = dx_NTD + project_bwd(model, f"{at}.key", dattention["k"], c.key, grads)
-    return dx_NTD + project_bwd(model, f"{at}.value", dattention["v"], c.value, grads)
+    dx_NTD = dsum_NTD + project_bwd(model, f"{at}.query", dattention.pop("q"), c.query, grads)
+    del dsum_NTD
+    dx_NTD = dx_NTD + project_bwd(model, f"{at}.key", dattention.pop("k"), c.key, grads)
+    return dx_NTD + project_bwd(model, f"{at}.value", dattention.pop("v"), c.value, grads)
 
 
 # --- the whole encoder ---------------------------------------------------------------------------
@@ -315,6 +322,7 @@ def encoder_fwd(
     check_inputs(model, inputs, mask_NT, types_NT)
     config, keep = model.config, keep or {}
     x_NTD, c_embedding = (inputs, None) if config.first else embed_fwd(model, inputs, types_NT)
+    c_embedding = c_embedding if model.lowest < 0 else None
     c_layers: list[LayerCache | None] = []
     for layer in range(config.first, config.layers):
         x_NTD, c_layer = layer_fwd(model, f"layers.{layer}", x_NTD, mask_NT, keep)
@@ -329,7 +337,6 @@ def encoder_fwd(
         z_ND, c_pooler = project_fwd(model, "pooler", z_ND, keep)
         z_ND, c_tanh = tanh_fwd(z_ND)
     logits_NV, c_head = project_fwd(model, "head", z_ND, keep)
-    c_embedding = c_embedding if model.lowest < 0 else None
     return logits_NV, EncoderCache(model, c_embedding, tuple(c_layers), c_pool, c_pooler, c_tanh, c_head)
 
 
@@ -341,13 +348,14 @@ def encoder_bwd(dlogits_NV: Array, cache: EncoderCache) -> Grads:
     dz_ND = project_bwd(model, "head", dlogits_NV, c.head, grads)
     if c.pooler is not None and c.tanh is not None:
         dz_ND = project_bwd(model, "pooler", tanh_bwd(dz_ND, c.tanh)["x"], c.pooler, grads)
-    dx_NTD = (mean_pool_bwd if model.config.pool == "mean" else first_token_bwd)(dz_ND, c.pool)["x"]
+    dx = [(mean_pool_bwd if model.config.pool == "mean" else first_token_bwd)(dz_ND, c.pool)["x"]]
     # the layers, from the top to the lowest that trains: under it nothing asks for a gradient, and there is no cache
     for layer, c_layer in reversed(list(enumerate(c.layers, start=model.config.first))):
         if c_layer is not None:
-            dx_NTD = layer_bwd(model, f"layers.{layer}", dx_NTD, c_layer, grads)
+            # taken out of a list, so that it is the layer's own and can go when it is read
+            dx.append(layer_bwd(model, f"layers.{layer}", dx.pop(), c_layer, grads))
     if model.lowest < 0:
-        embed_bwd(model, dx_NTD, c.embedding, grads)
+        embed_bwd(model, dx.pop(), c.embedding, grads)
     return grads
 
 

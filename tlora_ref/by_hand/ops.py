@@ -150,8 +150,10 @@ def normal(x: Array) -> tuple[Array, Array]:
 
 def gelu_and_slope(x: Array) -> tuple[Array, Array]:
     """y = x Phi(x) and its derivative Phi(x) + x phi(x), elementwise."""
-    cdf, pdf = normal(x)
-    return x * cdf, cdf + x * pdf
+    cdf, slope = normal(x)
+    slope *= x
+    slope += cdf
+    return x * cdf, slope
 
 
 @shaped
