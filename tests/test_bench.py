@@ -2,19 +2,26 @@
 is there."""
 
 import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 from torch import nn
 
-from tlora_ref import AdapterConfig, InputError
+from tlora_ref import AdapterConfig, EncoderConfig, InputError, attach, by_hand, init_encoder
 from tlora_ref.__main__ import main
 from tlora_ref.by_autograd.linear import TLoRALinear
 from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.counts import count, trained
-from tlora_ref.lab.bench import check, encoder, gpu, layers, memory, methods, timing
+from tlora_ref.lab.bench import check, encoder, gpu, kernels, layers, memory, methods, minilm, peers, timing
 from tlora_ref.lab.bench.candidates import CANDIDATES
+from tlora_ref.lab.jobs import bench
 
 SMALL = (24, 32, 4)
 
@@ -137,16 +144,100 @@ def test_a_layers_row_has_its_time_its_bytes_and_its_closed_form(dtype):
 # --- the encoder ---------------------------------------------------------------------------------
 
 
-def test_the_steps_by_hand_and_in_torch_are_the_same_step():
-    from tlora_ref.init import attach, init_encoder
+SIZES = EncoderConfig(width=8, layers=2, heads=4, hidden=12, time=5, features=3, classes=4)
+BATCH, R = 6, 3
 
-    model, (x, y) = attach(init_encoder(encoder.encoder_config(32)), encoder.ADAPTER), encoder.data()
-    after = encoder.step_by_hand(model, x, y)()
-    params = encoder.step_in_torch(model, x, y)()
-    assert set(after) == set(params) == set(model.trained)
-    for name, array in after.items():
-        np.testing.assert_allclose(array, params[name].detach().numpy(), rtol=0, atol=1e-6, err_msg=name)
-        assert not np.array_equal(array, model.params[name])
+
+def small_step(dtype):
+    """A model in which every array is away from its start, tokens and labels."""
+    rng = np.random.default_rng(0)
+    model = attach(init_encoder(SIZES), AdapterConfig(rank=R), train_also=("head.W", "head.b"))
+    moved = {name: (p + 0.3 * rng.standard_normal(p.shape)).astype(dtype) for name, p in model.params.items()}
+    x = rng.standard_normal((BATCH, SIZES.time, SIZES.features)).astype(dtype)
+    return model.with_params(moved), x, rng.integers(0, SIZES.classes, BATCH)
+
+
+def assert_is_our_step(loss, grads, dtype):
+    """Loss and gradients against those by hand. Two orders of the same sums differ by at most the roundings one after
+    another, each u of what is added up: sums of D, R, T and F terms and a dozen single operations in each layer, twice
+    for the way back, then the rows; and a gradient is the mean of those of single sequences, alpha's also the sum over
+    B, whose sizes and not whose sum, in which they cancel, the roundings are of."""
+    D, T, F, K = SIZES.width, SIZES.time, SIZES.hidden, SIZES.width // SIZES.heads
+    layer = 3 * (D + 2 * R) + K + 2 * T + D + 2 * 2 * D + D + F + 24
+    roundings = 2 * (SIZES.layers * layer + SIZES.features + 2 * D + T + D + SIZES.classes) + BATCH * T
+    bound = roundings * np.finfo(dtype).eps / 2
+    model, x, y = small_step(dtype)
+    expected, ours, _ = by_hand.loss_and_grads(model, x, y)
+    assert np.asarray(loss).dtype == dtype
+    assert abs(float(loss) - float(expected)) <= bound * float(expected)
+    assert set(grads) == set(ours) == set(model.trained)
+    single = [by_hand.loss_and_grads(model, x[n : n + 1], y[n : n + 1])[1] for n in range(BATCH)]
+    for name, ours_of_it in ours.items():
+        size = np.mean([np.abs(g[name]).max() for g in single])
+        if name.endswith(".alpha"):  # <B, dB> = alpha dalpha
+            B = name.removesuffix("alpha") + "B"
+            size = np.mean([(np.abs(model.params[B]) * np.abs(g[B])).sum() for g in single]) / abs(model.params[name])
+        theirs = np.asarray(grads[name])
+        assert theirs.dtype == dtype, name
+        assert theirs.shape == ours_of_it.shape, name
+        assert np.abs(theirs - ours_of_it).max() <= bound * size, name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_step_in_torch_is_the_one_by_hand(dtype):
+    loss, grads = encoder.step_in_torch(*small_step(dtype))()
+    assert_is_our_step(loss.numpy(), {name: g.numpy() for name, g in grads.items()}, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_step_in_hips_autograd_is_the_one_by_hand(dtype):
+    pytest.importorskip("autograd")
+    assert_is_our_step(*peers.hips_step(*small_step(dtype))(), dtype)
+
+
+IN_JAX = """
+import pickle, sys, time
+from tlora_ref.lab.bench import peers
+
+jax, found = peers.jax_on_one_thread(), {}
+for dtype, name, step in pickle.load(sys.stdin.buffer):
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    found[dtype] = jax.device_get(peers.jax_steps(*step)[name]())
+a = jax.numpy.ones((400, 400))
+product = jax.jit(lambda a: jax.numpy.tanh(a @ a) / 400)
+for run in range(40):
+    if run == 2:  # what compiles has compiled
+        own, of_all = time.thread_time(), time.process_time()
+    a = product(jax.numpy.exp(a) / 400)
+own, of_all = time.thread_time() - own, time.process_time() - of_all
+sys.stdout.buffer.write(pickle.dumps((found, own / of_all)))
+"""
+
+
+@pytest.mark.slow
+def test_the_steps_in_jax_are_the_one_by_hand_and_run_on_the_thread_that_asks():
+    """In a process of its own: how many threads JAX has is settled when it starts, and once it has started every fork
+    of the process warns."""
+    if not find_spec("jax"):
+        pytest.skip("JAX is not installed")
+    asked = {"float64": peers.JAX, "float32": peers.JIT}  # each compiles for seconds, of one and the same function
+    steps = [(dtype, name, small_step(dtype)) for dtype, name in asked.items()]
+    done = subprocess.run([sys.executable, "-c", IN_JAX], input=pickle.dumps(steps), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    found, own_share = pickle.loads(done.stdout)
+    assert list(found) == list(asked)
+    for dtype, (loss, grads) in found.items():
+        assert_is_our_step(loss, grads, dtype)
+    assert own_share > 0.9
+
+
+def test_libraries_that_are_not_installed_take_no_part(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    assert peers.installed_steps(*small_step(np.float32)) == {}
+
+
+def without_jax(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "jax" else find_spec(name))
 
 
 def test_a_widths_row_has_ratios_and_the_closed_form_of_what_is_kept(monkeypatch):
@@ -160,8 +251,11 @@ def test_a_widths_row_has_ratios_and_the_closed_form_of_what_is_kept(monkeypatch
 
     taken = {}
     monkeypatch.setattr(
-        encoder, "interleaved", lambda *args: taken.update(timing.interleaved(*args, clock=clock)) or taken
+        encoder,
+        "interleaved",
+        lambda *args, **kwargs: taken.update(timing.interleaved(*args, **kwargs | {"clock": clock})) or taken,
     )
+    without_jax(monkeypatch)
     row = encoder.measure(32, seconds=0.0)
     hand, torchs, products = (np.array(taken[key].seconds) for key in (encoder.HAND, encoder.TORCH, encoder.PRODUCTS))
     assert (np.diff(hand) > 0).all()
@@ -171,7 +265,110 @@ def test_a_widths_row_has_ratios_and_the_closed_form_of_what_is_kept(monkeypatch
         np.quantile(hand / torchs, [0.25, 0.5, 0.75])
     )
     assert row["ratio_products"] == np.median(hand / products)
+    peer = [peers.HIPS] if find_spec("autograd") else []
+    assert list(row["others"]) == [*peer, encoder.PRODUCTS]
+    for name, summary in row["others"].items():
+        assert summary["ratio"] == np.median(np.array(taken[name].seconds) / torchs)
+    assert list(row["cpu_over_wall"]) == [encoder.HAND, encoder.TORCH, *peer, encoder.PRODUCTS]
     assert row["kept_bytes"] == row["closed_form_bytes"] < row["peak_bytes"] < 1.5 * row["kept_bytes"]
+
+
+def test_cpu_over_wall_is_the_most_of_the_rounds(monkeypatch):
+    walls, cpus = iter([0, 4, 10, 12, 20, 30]), iter([0, 2, 5, 8, 8, 9])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(walls))
+    monkeypatch.setattr(timing.time, "process_time", lambda: next(cpus))
+    assert timing.cpu_over_wall(lambda: None, rounds=3) == 1.5
+
+
+def test_the_encoders_table_has_a_column_for_each_that_took_part_and_a_row_for_minilm():
+    old = {"width": 32, "ratio_torch": 0.5, "low_torch": 0.4, "high_torch": 0.6, "ratio_products": 3.0,
+           "kept_bytes": 1_000, "closed_form_bytes": 1_000, "peak_bytes": 2_000}  # fmt: skip
+    table = bench.encoder_table([old]).splitlines()
+    assert table[-1].split() == ["32", "0.50", "0.40", "to", "0.60", "3.00", "1,000", "1,000", "2,000"]
+    new = old | {"width": 64, "others": {peers.JIT: {"ratio": 0.71}, encoder.PRODUCTS: {"ratio": 0.12}},
+                 "cpu_over_wall": {peers.JIT: 1.004}}  # fmt: skip
+    larger = {"model": "MiniLM", "rank": 32, "ratio": 0.93, "low": 0.9, "high": 0.96, "batch": 32, "tokens": 24,
+              "by_hand_ms": 321.0, "torch_ms": 345.0}  # fmt: skip
+    table = bench.encoder_table([old, new, larger]).splitlines()
+    assert peers.JIT in table[0]
+    assert table[2].split()[:6] == ["32", "0.50", "0.40", "to", "0.60", "3.00"]
+    assert table[3].split()[:8] == ["64", "0.50", "0.40", "to", "0.60", "0.71", "0.12", "3.00"]
+    assert table[4].split() == ["MiniLM", "0.93", "0.90", "to", "0.96"]
+    assert "rank 32" in table[5]
+    assert "321 ms" in table[5]
+    assert "345 ms" in table[5]
+    assert f"{peers.JIT} 1.00" in table[6]
+
+
+def test_minilms_step_is_that_of_its_shape_with_an_adapter_on_all_layers(monkeypatch):
+    assert minilm.SHAPE.layers == 6
+    sizes = replace(minilm.SHAPE, layers=2, width=8, heads=2, hidden=12, vocab=20)
+    models = []
+    monkeypatch.setattr(minilm, "SHAPE", sizes)
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None if name == minilm.PACKAGE else find_spec(name))
+    monkeypatch.setattr(minilm, "loss_and_grads", lambda model, *batch: models.append((model, batch)))
+    row = minilm.measure(2)
+    assert (row["model"], row["weights"], row["batch"], row["tokens"]) == ("MiniLM", "random", 32, 24)
+    assert row["low"] <= row["ratio"] <= row["high"]
+    model, (ids, labels, mask) = models[0]
+    assert len(models) == 4
+    assert set(model.adapted) == {f"layers.{layer}.{name}" for layer in (0, 1) for name in ("query", "value")}
+    assert ids.shape == mask.shape == (32, 24)
+    assert labels.max() < 6
+    assert set(mask.sum(axis=1)) <= set(range(6, 25))
+
+
+@pytest.mark.skipif(not find_spec(minilm.PACKAGE), reason="needs the package of MiniLM")
+def test_the_shape_is_the_one_of_the_packages_model():
+    config = json.loads((minilm.minilm() / "config.json").read_text())
+    shape = minilm.SHAPE
+    assert (shape.layers, shape.width, shape.heads, shape.hidden) == tuple(
+        config[key] for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+    )
+    assert (shape.types, shape.eps) == (config["type_vocab_size"], config["layer_norm_eps"])
+
+
+# --- kernels -------------------------------------------------------------------------------------
+
+
+def test_the_kernels_in_use_are_written_down_with_library_version_and_architecture():
+    found = timing.environment(threads=1)["kernels"]
+    assert all(set(kernel) == {"library", "version", "architecture", "of"} for kernel in found)
+    loaded = {(info["internal_api"], info["version"]) for info in threadpoolctl.threadpool_info()
+              if info["user_api"] == "blas"}  # fmt: skip
+    assert loaded <= {(kernel["library"], kernel["version"]) for kernel in found}
+    assert all(kernel["architecture"] in kernels.in_words(found) for kernel in found)
+
+
+def test_without_a_library_that_tells_of_itself_numpy_and_torch_are_asked(monkeypatch):
+    monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: [])
+    found = {kernel["of"]: kernel for kernel in kernels.kernels()}
+    assert found["numpy"]["library"] == np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    assert ("torch" in found) == torch.backends.mkl.is_available()
+    if "torch" in found:
+        assert found["torch"]["version"] in torch.__config__.show()
+        assert found["torch"]["version"][0].isdigit()
+        assert found["torch"]["architecture"] == torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.parametrize("name", kernels.HOLDS_BACK)
+def test_a_variable_that_holds_the_kernels_back_is_warned_of(name):
+    assert kernels.held_back({"OMP_NUM_THREADS": "1", "PATH": "/bin"}) is None
+    assert f"{name}=x" in kernels.held_back({"PATH": "/bin", name: "x"})
+
+
+@pytest.mark.job
+def test_the_job_measures_every_width_and_minilm(monkeypatch, capsys, tmp_path):
+    without_jax(monkeypatch)
+    monkeypatch.setattr(encoder, "WIDTHS", (8, 16))
+    monkeypatch.setattr(minilm, "measure", lambda repeats: {
+        "model": "MiniLM", "rank": 32, "ratio": 0.9, "low": 0.8, "high": 1.0, "batch": 32, "tokens": 24,
+        "by_hand_ms": 1.0, "torch_ms": 2.0})  # fmt: skip
+    assert main(["bench", "encoder", "--quick", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert [row.get("width", row.get("model")) for row in report["encoder"]] == [8, 16, "MiniLM"]
+    assert bench.encoder_table(report["encoder"]) in capsys.readouterr().out
+    assert (tmp_path / "encoder.png").stat().st_size > 10_000
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -292,21 +489,23 @@ def test_every_registered_method_is_measured_in_both_rooms(capsys, tmp_path):
 
 
 @pytest.mark.job
-def test_the_job_prints_a_table_writes_its_results_and_restores_the_threads(capsys, tmp_path):
+def test_the_job_prints_a_table_writes_its_results_and_restores_the_threads(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
     threads = torch.get_num_threads()
     assert main(["bench", "memory", "--quick", "--out", str(tmp_path)]) == 0
-    assert "roberta-large" in capsys.readouterr().out
+    printed, error = capsys.readouterr()
+    assert "roberta-large" in printed
+    assert kernels.in_words(kernels.kernels()) in printed
+    assert error.count("OPENBLAS_CORETYPE=Prescott") == 1
     assert torch.get_num_threads() == threads
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["threads"] == 1
-    assert {"memory", "processor", "versions", "date"} <= set(report)
+    assert {"memory", "processor", "kernels", "versions", "date"} <= set(report)
     assert (tmp_path / "memory.png").stat().st_size > 10_000
 
 
 @pytest.mark.job
 def test_an_interrupted_job_goes_on_where_it_was(monkeypatch, tmp_path):
-    from tlora_ref.lab.jobs import bench
-
     asked = []
 
     def until_the_third(rank, seconds):

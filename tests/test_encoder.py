@@ -201,11 +201,37 @@ def test_upper_adapters_keep_no_cache_below_and_read_nothing_there(monkeypatch):
     assert calls == ["layers.1"]
 
 
+@pytest.mark.parametrize("pool", ["mean", "first"])
+@pytest.mark.parametrize("kind", [{}, ROBERTA], ids=["features", "roberta"])
+def test_leaving_padding_out_changes_nothing(kind, pool, monkeypatch):
+    """Logits, loss and every gradient are those of a run that computes all tokens, one with an empty text and one with
+    a first token of padding among them; and only the rows of the others are computed."""
+    model, inputs, labels, mask = tiny(adapter=AdapterConfig(rank=2, dropout=0.5), **{**kind, "pool": pool})
+    also = {name for name in model.params if name.rpartition(".")[0] not in model.adapted}
+    model = model.training(model.trained | also)
+    mask[1], mask[2] = False, [False, True, False, True]
+    keep = dropout_masks(model, np.random.default_rng(0), (3, 4))
+    rows, packed = [], encoder_module.packed
+    monkeypatch.setattr(encoder_module, "packed", lambda x, real: rows.append(packed(x, real).shape) or packed(x, real))
+    loss, grads, logits = loss_and_grads(model, inputs, labels, mask, keep)
+    assert set(rows) == {(int(mask.sum()) + (2 if pool == "first" else 0), 6)}
+    monkeypatch.setattr(encoder_module, "real_tokens", lambda model, mask: None)
+    whole = loss_and_grads(model, inputs, labels, mask, keep)
+    np.testing.assert_allclose(logits, whole[2], rtol=1e-12)
+    assert loss == pytest.approx(whole[0], rel=1e-12)
+    assert set(grads) == set(whole[1]) == model.trained
+    for name, gradient in grads.items():
+        np.testing.assert_allclose(gradient, whole[1][name], rtol=1e-9, atol=1e-12, err_msg=name)
+    # a run that forgets which tokens are real is another
+    other = loss_and_grads(model, inputs, labels, None, keep)
+    assert np.abs(other[2] - logits).max() > 1e-3
+
+
 def test_a_frozen_matrix_keeps_no_input():
     model, inputs, _, mask = tiny(adapter=AdapterConfig(rank=2, targets=("query",)))
     layer = encoder_fwd(model, inputs, mask)[1].layers[0]
     assert [a.shape for a in layer.key] == [(6, 6)]
-    assert layer.query[0].shape == (3 * 4, 2)
+    assert layer.query[0].shape == (mask.sum(), 2)
 
 
 @pytest.mark.parametrize("method", ["tlora", "lora"])

@@ -192,7 +192,8 @@ X = [torch.from_numpy(np.random.default_rng(s).standard_normal((6, 7))) for s in
 def test_the_hooks_find_the_singular_vectors_of_the_weights_gradient(target):
     model = net(dtype=torch.float64)
     names = [f"blocks.{i}.{target}" for i in (0, 1)]
-    arrays = gradient_arrays(model, names, AdapterConfig(rank=2, init="gradient"), X, square)
+    chosen = {name: model.get_submodule(name) for name in names}
+    arrays = gradient_arrays(model, chosen, AdapterConfig(rank=2, init="gradient"), X, square)
     model.requires_grad_(True)
     sum(square(model, x) for x in X).backward()
     for name in names:
@@ -214,7 +215,7 @@ def test_wide_layers_lose_next_to_nothing():
     D_IO = U / np.sqrt(np.arange(1, 49)) @ V.T
     # <D, W> has the gradient D:  x = the identity, dy = D
     arrays = gradient_arrays(
-        wide, [""], AdapterConfig(rank=3, init="gradient"), [torch.eye(64).double()],
+        wide, {"": wide}, AdapterConfig(rank=3, init="gradient"), [torch.eye(64).double()],
         lambda model, x: (model(x) * torch.from_numpy(D_IO)).sum(),
     )  # fmt: skip
     share = captured_share(D_IO, arrays[".A"], arrays[".C"])
@@ -264,7 +265,8 @@ def test_a_frozen_model_of_ids_and_one_in_half_precision_give_factors_too():
     torch.manual_seed(0)
     model = Words().requires_grad_(False)
     batch = {"input_ids": torch.arange(6).reshape(2, 3), "labels": torch.tensor([1, 3])}
-    whole = gradient_arrays(model, ["query"], AdapterConfig(rank=1, init="gradient"), [batch])
-    half = gradient_arrays(model.bfloat16(), ["query"], AdapterConfig(rank=1, init="gradient"), [batch])
+    chosen, config = {"query": model.query}, AdapterConfig(rank=1, init="gradient")
+    whole = gradient_arrays(model, chosen, config, [batch])
+    half = gradient_arrays(model.bfloat16(), chosen, config, [batch])
     cosine = (whole["query.A"] * half["query.A"]).sum() / (np.linalg.norm(whole["query.A"]) ** 2)
     assert abs(cosine) > 0.99

@@ -3,6 +3,7 @@ fused modules, wrappers, the meta device, files for another base."""
 
 import copy
 import io
+import re
 import warnings
 
 import pytest
@@ -486,6 +487,8 @@ def test_targets_by_word_expression_layer_exclusion_and_rank():
     assert names(model) == ["blocks.0.value", "blocks.1.query", "blocks.1.value", "blocks.1.mix"]
     assert dict(told.adapter.ranks) == {"blocks.0.query": 0, "blocks.0.value": 2, "blocks.1.value": 1}
     assert model.blocks[1].value.B.shape == (1, 1)
+    # R^2 + 1:  5 + 10 + 2 + 10;  R (I + O):  2 (5 + 9) + 3 (7 + 5) + 1 (5 + 9) + 3 (9 + 7)
+    assert re.search(r"of them TLoRA +27  LoRA of the same rank: 126, 4\.7 times as many", str(told))
     buffer = io.BytesIO()
     torch.save(scramble(model).state_dict(), buffer)
 

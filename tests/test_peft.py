@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from tlora_ref.adapter_file import AdapterFileError
 from tlora_ref.by_autograd import load_adapter, save_adapter
 from tlora_ref.by_autograd.inject import adapted, inject, is_adapted, merge
 from tlora_ref.export import export_tlora
-from tlora_ref.peft import TLoraConfig, TLoraLayer, TLoraModel
+from tlora_ref.peft import TLoraConfig, TLoraLayer, TLoraModel, initialize_tlora_gradient_weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*will be removed in v6:FutureWarning"),  # what PEFT asks of transformers
@@ -512,6 +513,289 @@ def test_generate_with_an_adapter_for_each_row():
         assert torch.equal(mixed[1], model.generate(**given)[1])
 
 
+# --- A and C from a gradient ----------------------------------------------------------------------------
+
+
+def square(model, batch):
+    y = model(**batch)
+    return (y if isinstance(y, torch.Tensor) else y.logits).float().square().mean()
+
+
+def gradient_config(name, **options):
+    return config(name, init_weights="gradient", **options)
+
+
+def from_gradient(name, dtype=torch.float32, **options):
+    """The model with an adapter between factors from a gradient, as if trained."""
+    model = get_peft_model(base(name, dtype), gradient_config(name, **options)).eval()
+    initialize_tlora_gradient_weights(model, [feed(name)], square)
+    return as_if_trained(model)
+
+
+def as_if_trained(model, adapter="default", seed=0):
+    with torch.no_grad():
+        for layer in layers(model).values():
+            layer.tlora_B[adapter].normal_(generator=torch.Generator().manual_seed(seed))
+            layer.tlora_alpha[adapter].fill_(-1.4)
+    return model
+
+
+def assert_injects_factors(model, twin, adapter="default"):
+    found = layers(model)
+    assert {layer.name for layer in adapted(twin)} == found.keys()
+    for layer in adapted(twin):
+        A, B, C, alpha = found[layer.name].arrays(adapter)
+        assert torch.equal(A, layer.A)
+        assert torch.equal(C, layer.C)
+        assert A.isfinite().all()
+        assert C.isfinite().all()
+        assert not B.any()
+        assert alpha == 1
+
+
+@every_model
+def test_factors_from_a_gradient_are_injects_bit_for_bit(name):
+    """And so is the report of what is trained and stored; the model stays as it was."""
+    model = get_peft_model(base(name), gradient_config(name, projection_prng_key=5))
+    flags = {n: p.requires_grad for n, p in model.named_parameters()}, [m.training for m in model.modules()]
+    report = initialize_tlora_gradient_weights(model, [feed(name), feed(name)], square)
+    twin = base(name)
+    head = ("classifier",) if name in ("bert", "roberta") else ()
+    expected = inject(twin, tuple(f"re:{n}" for n in layers(model)), 3, init="gradient", seed=5, train_also=head,
+                      batches=[feed(name)] * 2, loss=square)  # fmt: skip
+    assert_injects_factors(model, twin)
+    assert str(report) == str(expected)
+    assert "A and C, from the gradient of a loss and therefore stored as well" in str(report)
+    assert report.counts.stored == report.counts.trained + report.counts.frozen_random
+    assert flags == ({n: p.requires_grad for n, p in model.named_parameters()}, [m.training for m in model.modules()])
+    assert not any(m._forward_hooks for m in model.modules())
+    assert torch.equal(out(model.eval(), name), out(base(name), name))
+
+
+def test_the_loss_may_be_the_models_own_and_ranks_and_dtypes_differ():
+    batch = {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 1])}
+    targets = ("query", "value")
+    for dtype in (torch.bfloat16, torch.float64):
+        model = get_peft_model(
+            base("roberta", dtype),
+            gradient_config("roberta", target_modules=list(targets), rank_pattern={"value": 2}, task_type="SEQ_CLS"),
+        )
+        initialize_tlora_gradient_weights(model, [batch])
+        twin = base("roberta", dtype)
+        inject(twin, targets, 3, init="gradient", ranks={"value": 2}, batches=[batch])
+        assert_injects_factors(model, twin)
+        assert {tuple(layer.arrays("default")[1].shape) for layer in layers(model).values()} == {(3, 3), (2, 2)}
+
+
+def test_a_subclass_of_linear_has_the_gradient_of_its_update():
+    """PEFT puts adapters beside whatever a layer computes; ``inject`` asks for treat_as_linear first."""
+
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = get_peft_model(nn.Sequential(Twice(6, 5)), TLoraConfig(r=1, target_modules=["0"], init_weights="gradient"))
+    x, direction = torch.randn(7, 6), torch.randn(7, 5)
+    initialize_tlora_gradient_weights(model, [x], lambda m, x: (m(x) * direction).sum())
+    A, _, C, _ = layers(model)["0"].arrays("default")
+    U, _, Vh = torch.linalg.svd(x.T @ direction)
+    assert close((A @ C).abs() / A.norm() / C.norm(), torch.outer(U[:, 0], Vh[0]).abs())
+
+
+def test_the_gradient_is_without_adapters_and_with_the_head_that_trains():
+    model = wrapped("roberta")
+    model.add_adapter("other", gradient_config("roberta", r=2))
+    model.set_adapter("other")
+    head = model.base_model.model.classifier.modules_to_save["other"]
+    with torch.no_grad():
+        head.out_proj.weight.normal_()
+    initialize_tlora_gradient_weights(model, [feed("roberta")], square, adapter_name="other")
+    twin = base("roberta")
+    twin.classifier.load_state_dict(head.state_dict())
+    inject(twin, tuple(layers(model)), 2, init="gradient", batches=[feed("roberta")], loss=square)
+    assert_injects_factors(model, twin, "other")
+    model.set_adapter("default")
+    assert torch.equal(out(model, "roberta"), out(wrapped("roberta"), "roberta"))
+
+
+def test_without_factors_nothing_is_computed_or_saved(tmp_path):
+    """Rather than trained from a start at which B has no gradient."""
+    model = get_peft_model(base("mlp"), gradient_config("mlp"))
+    model.add_adapter("drawn", config("mlp"))
+    says = r"the adapter default on lin0 has init_weights='gradient' and no A and C yet: initialize_tlora_gradient"
+    for refused in (
+        lambda: out(model, "mlp"),
+        lambda: model(**X, adapter_names=["drawn", "default", "drawn", "__base__"]),
+        lambda: model.save_pretrained(tmp_path),
+        lambda: get_peft_model_state_dict(model),
+        lambda: model.merge_adapter(["drawn", "default"]),
+        lambda: model.merge_and_unload(),
+        lambda: model.add_weighted_adapter(["drawn", "default"], [1.0, 1.0], "sum"),
+    ):
+        model.eval()
+        with pytest.raises(InputError, match=says):
+            refused()
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    assert set(model.peft_config) == {"default", "drawn"}
+    assert not any(layer.merged for layer in layers(model).values())
+    with model.disable_adapter():
+        assert torch.equal(out(model, "mlp"), out(base("mlp"), "mlp"))
+    # what lacks nothing goes its way
+    model.save_pretrained(tmp_path, selected_adapters=["drawn"])
+    model.set_adapter("drawn")
+    assert torch.equal(out(model, "mlp"), out(PeftModel.from_pretrained(base("mlp"), tmp_path / "drawn"), "mlp"))
+    # a half of the factors is not enough, a state_dict of the model is
+    state = from_gradient("mlp").state_dict()
+    model.set_adapter("default")
+    model.load_state_dict({n: t for n, t in state.items() if "tlora_C" not in n}, strict=False)
+    with pytest.raises(InputError, match=says):
+        out(model, "mlp")
+    model.load_state_dict(state, strict=False)
+    assert torch.equal(out(model, "mlp"), out(from_gradient("mlp"), "mlp"))
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("name", ["roberta", "gpt2", "mlp"])
+def test_factors_from_a_gradient_are_in_the_file_and_only_they(name, low, tmp_path):
+    """Beside an adapter whose factors the seed draws; merged and unmerged, read back, deleted."""
+    head = {"modules_to_save": None}
+    model = from_gradient(name)
+    model.add_adapter("drawn", config(name, r=2, **head))
+    model.add_adapter("second", gradient_config(name, r=2, projection_prng_key=1, **head))
+    model.set_adapter("second")
+    initialize_tlora_gradient_weights(model, [feed(name)], square, "second")
+    as_if_trained(model, "second", seed=1)
+    model.save_pretrained(tmp_path)
+    for folder, expected in (
+        ("", {"A", "B", "C", "alpha"}),
+        ("second", {"A", "B", "C", "alpha"}),
+        ("drawn", {"B", "alpha", "mark"}),
+    ):
+        held = load_file(tmp_path / folder / "adapter_model.safetensors")
+        assert {key.rpartition(".tlora_")[2] for key in held if ".tlora_" in key} == expected
+        written = json.loads((tmp_path / folder / "adapter_config.json").read_text())
+        assert written["save_projection"] == ("A" in expected)
+    again = PeftModel.from_pretrained(base(name), tmp_path, low_cpu_mem_usage=low)
+    for adapter in ("second", "drawn"):
+        again.load_adapter(tmp_path / adapter, adapter, low_cpu_mem_usage=low)
+    for adapter in ("default", "second", "drawn"):
+        for m in (model, again):
+            m.set_adapter(adapter)
+        y = out(model, name)
+        assert gap(y, out(base(name), name)) > 1e-4
+        assert torch.equal(out(again, name), y)
+        again.merge_adapter()
+        assert close(out(again, name), y)
+        again.unmerge_adapter()
+        assert torch.equal(out(again, name), y)
+    again.set_adapter("default")
+    again.delete_adapter("second")
+    assert not any("second" in layer.given for layer in layers(again).values())
+    assert torch.equal(out(again, name), out(from_gradient(name), name))
+    assert close(out(again.merge_and_unload(safe_merge=True), name), out(from_gradient(name), name))
+
+
+@pytest.mark.parametrize("name", ["roberta", "gpt2", "mlp"])
+def test_factors_from_a_gradient_go_from_one_side_to_the_other(name, tmp_path):
+    model = from_gradient(name, rank_pattern={"lin0": 2} if name == "mlp" else {})
+    model.save_pretrained(tmp_path / "peft")
+    twin = load_adapter(base(name), tmp_path / "peft")
+    assert {layer.adapter.init for layer in adapted(twin)} == {"gradient"}
+    assert torch.equal(out(twin, name), out(model, name))
+    save_adapter(twin, tmp_path / "adapter.safetensors")
+    ours = load_adapter(base(name), tmp_path / "adapter.safetensors")
+    assert torch.equal(out(ours, name), out(model, name))
+    export_tlora(ours, tmp_path / "back")
+    again = PeftModel.from_pretrained(base(name), tmp_path / "back")
+    assert again.peft_config["default"].init_weights == "gradient"
+    assert torch.equal(out(again, name), out(model, name))
+    first, last = (load_file(tmp_path / place / "adapter_model.safetensors") for place in ("peft", "back"))
+    assert {n: t.tolist() for n, t in first.items()} == {n: t.tolist() for n, t in last.items()}
+
+
+def test_a_weighted_sum_of_adapters_between_the_same_factors_reads_back(tmp_path):
+    model = from_gradient("mlp")
+    model.add_adapter("other", gradient_config("mlp"))
+    model.set_adapter("other")
+    initialize_tlora_gradient_weights(model, [X], square, "other")
+    as_if_trained(model, "other", seed=1)
+    expected = {n: m.get_delta_weight("default") - 2 * m.get_delta_weight("other") for n, m in layers(model).items()}
+    model.add_weighted_adapter(["default", "other"], [1.0, -2.0], "sum")
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    again = PeftModel.from_pretrained(base("mlp"), tmp_path / "sum")
+    assert all(close(m.get_delta_weight("default"), expected[n]) for n, m in layers(again).items())
+
+
+def with_merged(model):
+    model.add_adapter("drawn", config("mlp"))
+    model.merge_adapter(["drawn"])
+
+
+def with_other_active(model):
+    model.add_adapter("other", gradient_config("mlp"))
+    model.set_adapter("other")
+
+
+@pytest.mark.parametrize(
+    ("change", "batches", "loss", "message"),
+    [
+        (lambda model: model.delete_adapter("default"), [X], square, "the model has no TLoRA adapter 'default'"),
+        (with_other_active, [X], square, "active on lin0 is other, expected default alone"),
+        (lambda model: with_other_active(model) or model.base_model.set_adapter(["default", "other"]), [X], square,
+         "active on lin0 is default, other, expected default alone"),
+        (with_merged, [X], square, "lin0 is merged"),
+        (as_if_trained, [X], square, "B of lin0 is not 0"),
+        (lambda model: model.to("meta"), [X], square, "lin0 is on the meta device"),
+        (lambda model: None, [], square, "batches is empty"),
+        (lambda model: None, [X], lambda model, batch: 0 * square(model, batch), "the gradient of lin0 is zero"),
+        (lambda model: None, [X], lambda model, batch: batch["x"].sum(), "depends on none of the targets"),
+    ],
+)  # fmt: skip
+def test_a_gradient_that_is_not_to_be_had_is_refused(change, batches, loss, message):
+    model = get_peft_model(base("mlp"), gradient_config("mlp"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, about what the test does
+        change(model)
+    before = {n: p.requires_grad for n, p in model.named_parameters()}, [m.training for m in model.modules()]
+    with pytest.raises(InputError, match=message):
+        initialize_tlora_gradient_weights(model, batches, loss)
+    assert ({n: p.requires_grad for n, p in model.named_parameters()}, [m.training for m in model.modules()]) == before
+    for layer in layers(model).values():
+        assert not layer.disable_adapters
+        assert not layer.base_layer._forward_hooks
+        assert not layer.given.get("default", False)
+
+
+def test_what_the_seed_draws_is_not_taken_from_a_gradient():
+    with pytest.raises(InputError, match="default has init_weights 'fan_in', expected 'gradient'"):
+        initialize_tlora_gradient_weights(
+            get_peft_model(base("mlp"), config("mlp", init_weights="fan_in")), [X], square
+        )
+
+
+def test_a_file_without_the_factors_of_a_gradient_is_refused(tmp_path):
+    from_gradient("mlp").save_pretrained(tmp_path)
+    with_tensors(lambda t: {n: a for n, a in t.items() if not n.endswith("lin1.tlora_C")})(tmp_path)
+    with pytest.raises(InputError, match="the file lacks A and C of lin1, which are from a gradient: no seed"):
+        PeftModel.from_pretrained(base("mlp"), tmp_path)
+    model = base("mlp")
+    with pytest.raises(
+        AdapterFileError, match="has not both A and C of lin1, which follow from the gradient of a loss"
+    ):
+        load_adapter(model, tmp_path)
+    assert not is_adapted(model)
+
+
+def test_factors_from_a_gradient_cannot_be_left_out(tmp_path):
+    assert gradient_config("mlp", save_projection=False).save_projection
+    model = from_gradient("mlp")
+    model.peft_config["default"].save_projection = False
+    with pytest.raises(
+        InputError, match="A of lin0 is not what projection_prng_key 0 draws: save with save_projection"
+    ):
+        model.save_pretrained(tmp_path)
+
+
 # --- files ----------------------------------------------------------------------------------------------
 
 
@@ -786,7 +1070,7 @@ def test_fsdp2_shards_every_trained_array():
         ({"tlora_dropout": 1.0}, r"dropout is 1\.0"),
         ({"projection_prng_key": -1}, "seed is -1"),
         ({"bias": "lora_only"}, "'none', 'all' or 'tlora_only'"),
-        ({"init_weights": "weight_svd"}, "a bool or one of released, fan_in, orthonormal"),
+        ({"init_weights": "weight_svd"}, "a bool or one of released, fan_in, orthonormal, gradient"),
         ({"target_modules": "q", "layers_to_transform": [1]}, "layers_to_transform"),
         ({"target_modules": "q", "layers_pattern": "h"}, "layers_pattern"),
         ({"target_modules": ["q"], "layers_pattern": "h"}, "must also be specified"),
@@ -831,8 +1115,9 @@ def test_what_mamba_reads_without_calling_is_refused(target):
 
 
 def test_too_many_orthonormal_columns_and_a_second_method_are_refused():
-    with pytest.raises(ValueError, match="it has no 6 orthonormal columns"):
-        get_peft_model(base("mlp"), config("mlp", r=6, init_weights="orthonormal"))
+    for rule in ("orthonormal", "gradient"):
+        with pytest.raises(ValueError, match="it has no 6 orthonormal columns"):
+            get_peft_model(base("mlp"), config("mlp", r=6, init_weights=rule))
     lora = get_peft_model(base("mlp"), LoraConfig(target_modules=["lin1"])).base_model.model
     with (
         pytest.warns(UserWarning, match="Already found a `peft_config`"),

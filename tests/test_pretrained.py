@@ -293,14 +293,14 @@ def test_upper_layers_on_hidden_states_train_as_the_whole_model_does(saved):
 def test_an_adapter_of_the_upper_layers_fits_the_whole_model(saved, tmp_path):
     from tlora_ref.by_hand import load_adapter, save_adapter
 
-    base = load_pretrained(saved[1])
+    base = load_pretrained(saved[1], dtype=np.float64)
     ids, mask, types, _, _ = batch(CONFIGS[saved[0]])
     upper = attach(upper_layers(base, 1), AdapterConfig(rank=2, layers=(1,)), ["head.W"])
-    upper = upper.with_params({n: np.asarray(upper.params[n] + np.float32(0.3)) for n in upper.trained})
+    upper = upper.with_params({n: np.asarray(upper.params[n] + 0.3) for n in upper.trained})
     save_adapter(upper, tmp_path / "upper.safetensors")
     whole = load_adapter(base, tmp_path / "upper.safetensors")
     expected = encoder_fwd(upper, hidden_states(base, ids, mask, types, 1), mask)[0]
-    np.testing.assert_array_equal(encoder_fwd(whole, ids, mask, types_NT=types)[0], expected)
+    np.testing.assert_allclose(encoder_fwd(whole, ids, mask, types_NT=types)[0], expected, rtol=1e-10)
 
 
 # --- what is refused -----------------------------------------------------------------------------

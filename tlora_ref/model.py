@@ -9,7 +9,7 @@ Checked by  tests/test_encoder.py, tests/test_counts.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -195,13 +195,16 @@ def adapter_arrays(model: Model, name: str) -> dict[str, Any]:
     return {arg.base: model.params[method.full_name(home, arg.base)] for arg in method.arrays}
 
 
-def adapter_arguments(model: Model, name: str) -> dict[str, Any]:
-    """The adapter's arrays and constants for one matrix, by the kernel's names: {"A_IR": ..., "alpha": ...}."""
+def adapter_arguments(
+    model: Model, name: str, view: Callable[[dict[str, Any], Site], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The adapter's arrays and constants for one matrix, by the kernel's names: {"A_IR": ..., "alpha": ...}. ``view``:
+    what makes the arguments out of the arrays in place of the method's own."""
     adapter, method = model.attached, model.method
     I, O = matrix_shape(model.config, name.rpartition(".")[2])
     site = with_heads(model.config, adapter).site(name, I, O)
     constants = {constant: adapter.scale_at(site.R) for constant in method.constants}
-    return method.arguments(adapter_arrays(model, name), site) | constants
+    return (view or method.arguments)(adapter_arrays(model, name), site) | constants
 
 
 def upper_layers(model: Model, first: int) -> Model:

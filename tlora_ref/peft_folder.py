@@ -3,7 +3,7 @@
 Format      adapter_config.json        TLoraConfig's options (tlora_ref/peft/config.py)
             adapter_model.safetensors  base_model.model.MODULE and
                 .tlora_B (R, R), .tlora_alpha (1,)
-                .tlora_A (I, R), .tlora_C (R, O)    with save_projection
+                .tlora_A (I, R), .tlora_C (R, O)    with save_projection, and always where they are from a gradient
                 .tlora_mark (2, 32)                 without: the fingerprints of A and C
                 and under its own name what was trained beside the adapter
 Checked by  tests/test_peft.py, with the real PEFT.
@@ -22,7 +22,7 @@ import numpy as np
 
 from .adapter_file import Adapter, matrix_beneath
 from .by_hand.methods.tlora import tlora_draw
-from .config import NOT_FROM_SEED, AdapterConfig
+from .config import AdapterConfig
 from .methods import Site
 from .shapes import InputError
 from .tensor_file import array_dtype, check_numbers, fingerprint
@@ -76,7 +76,7 @@ def config_of(adapter: Adapter, modules_to_save: list[str], save_projection: boo
         "target_modules": "|".join(re.escape(name) for name in adapter.matrices),
         "rank_pattern": {f"^{re.escape(name)}": R for name, R in ranks.items() if config.rank != R},
         "tlora_dropout": config.dropout,
-        "init_weights": True if config.init in NOT_FROM_SEED else config.init,
+        "init_weights": True if config.origin == "W0" else config.init,
         "projection_prng_key": config.seed,
         "save_projection": save_projection,
         "modules_to_save": modules_to_save or None,
@@ -150,6 +150,8 @@ def _projection(site: Site, config: AdapterConfig, given: Mapping[str, Array]) -
     """A and C drawn again, where the folder has none. Raises InputError if they are not those of the training."""
     if "A" in given and "C" in given:
         return {}
+    if not config.from_seed:
+        raise InputError(f"has not both A and C of {site.name}, which follow from {config.origin} and from no seed")
     start, mark = drawn(site, config), given.get("mark")
     if mark is None:
         raise InputError(f"has neither A and C of {site.name} nor their fingerprints")

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from math import ceil, inf, sqrt
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -110,8 +112,9 @@ def check_trainable(model: Model, config: TrainConfig) -> None:
 def check_finite(
     step: int, lr: float, params: Mapping[str, Any], logits: Any, loss: Any, grads: Mapping[str, Any]
 ) -> None:
-    """Raise NonFiniteError if the loss or a gradient is not finite, naming the first array that is not."""
-    if _finite(loss) and all(_finite(g) for g in grads.values()):
+    """Raise NonFiniteError if the loss or a gradient is not finite, naming the first array that is not. Where all are
+    finite one number is read from the device, however many arrays there are."""
+    if reduce(and_, map(_finite, (loss, *grads.values()))):
         return
     gradients = {f"the gradient of {name}": g for name, g in grads.items()}
     for name, array in {**params, "logits": logits, "loss": loss, **gradients}.items():
@@ -122,9 +125,10 @@ def check_finite(
             )
 
 
-def _finite(array: Any) -> bool:
-    # of arrays and tensors alike: a NaN is not below infinity
-    return bool((abs(array) < inf).all())
+def _finite(array: Any) -> Any:
+    """True or False where the array is; of arrays and tensors alike."""
+    # a NaN is not below infinity
+    return (abs(array) < inf).all()
 
 
 # --- what a run leaves behind --------------------------------------------------------------------
@@ -272,7 +276,7 @@ def _trained(model: Model) -> dict[str, Any]:
 
 def clip_gradients(grads: Mapping[str, Any], largest: float) -> dict[str, Any]:
     """All gradients scaled down together so that their common norm is at most ``largest``."""
-    norm = sqrt(sum(float((g * g).sum()) for g in grads.values()))
+    norm = sqrt(sum((g * g).sum() for g in grads.values()))
     factor = min(1.0, largest / (norm + 1e-6))
     return {name: factor * g for name, g in grads.items()}
 

@@ -15,6 +15,8 @@ verify.py       verify: does every adapter of such a model do something?
 gradient_factors.py  TLoRA's A and C along the singular vectors of a loss's gradient, in any torch model
 adapter_io.py   save_adapter, load_adapter: adapter files
 
+Forward, backward and optimizers stay on the device of their arguments, and read no number from it: tests/test_meta.py.
+
 The training loop is tlora_ref.training: ``train(by_autograd, to_torch(model), inputs, labels, config)``.
 """
 

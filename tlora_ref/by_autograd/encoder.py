@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..model import Model, adapter_arguments, check_inputs, check_layer, padded_positions
-from ..shapes import InputError
+from ..shapes import InputError, check_ids
 from .methods import TWINS
 from .ops import (
     attention,
@@ -97,11 +97,16 @@ def to_numpy(model: Model) -> Model:
 # --- one matrix: adapted, trained or frozen ------------------------------------------------------
 
 
+def arguments_of(model: Model, name: str) -> dict[str, Any]:
+    """The adapter's tensors and constants for one matrix, by the twin's names."""
+    return adapter_arguments(model, name, TWINS[model.method.name].view)
+
+
 def project(model: Model, name: str, x_NTI: Tensor, keep: Keep) -> Tensor:
     """x W + b through the op that this matrix needs."""
     W_IO, b_O = model.params[f"{name}.W"], model.params[f"{name}.b"]
     if name in model.adapted:
-        twin, arguments = TWINS[model.method.name], adapter_arguments(model, name)
+        twin, arguments = TWINS[model.method.name], arguments_of(model, name)
         if twin.constants_of is not None:
             arguments |= twin.constants_of(W_IO, **arguments)
         if name in keep:
@@ -119,7 +124,7 @@ def block(model: Model, name: str, z_NTD: Tensor, skip_NTD: Tensor) -> Tensor:
     """skip + f(z) with the bottleneck adapter of that name; skip where there is none."""
     if name not in model.adapted:
         return skip_NTD
-    return skip_NTD + TWINS[model.method.name].linear(z_NTD, **adapter_arguments(model, name))
+    return skip_NTD + TWINS[model.method.name].linear(z_NTD, **arguments_of(model, name))
 
 
 # --- one layer -----------------------------------------------------------------------------------
@@ -169,10 +174,10 @@ def hidden_states(
     model: Model, inputs: Any, mask_NT: Any | None = None, types_NT: Any | None = None, layer: int | None = None
 ) -> Tensor:
     """What ``layer`` reads (N, T, D), without dropout; None: what the last layer gives. Raises InputError."""
-    inputs, mask_NT, types_NT = (_moved(a, model) for a in (inputs, mask_NT, types_NT))
     check_inputs(model, inputs, mask_NT, types_NT)
     if layer is not None:
         check_layer(model.config, layer)
+    inputs, mask_NT, types_NT = (_moved(a, model) for a in (inputs, mask_NT, types_NT))
     return _layers(model, inputs, mask_NT, types_NT, {}, layer)
 
 
@@ -201,15 +206,21 @@ def encoder(
     the lowest layer held reads; mask (N, T), True where a token is real; keep: dropout masks by matrix name, None
     for evaluation; token types (N, T), None: all zero. NumPy arrays, or tensors on any device: they are moved to
     the model's. Raises InputError, ShapeError."""
+    check_inputs(model, inputs, mask_NT, types_NT)
     inputs, mask_NT, types_NT = (_moved(a, model) for a in (inputs, mask_NT, types_NT))
     keep = {name: _moved(mask, model) for name, mask in (keep or {}).items()}
-    check_inputs(model, inputs, mask_NT, types_NT)
     x_NTD = _layers(model, inputs, mask_NT, types_NT, keep)
     # z = pool(x), or tanh(pooler(pool(x)));   logits = head(z)
     z_ND = mean_pool(x_NTD, mask_NT) if model.config.pool == "mean" else first_token(x_NTD)
     if model.config.pooler:
         z_ND = tanh(project(model, "pooler", z_ND, keep))
     return project(model, "head", z_ND, keep)
+
+
+def _loss(logits_NV: Tensor, labels_N: Any) -> Tensor:
+    """The mean cross-entropy. NumPy's labels are looked at before they are on a device, where nothing looks at them."""
+    check_ids("cross_entropy: labels_N", labels_N, logits_NV.shape[-1])
+    return cross_entropy(logits_NV, to_tensor(labels_N, logits_NV))
 
 
 def loss_and_grads(
@@ -226,7 +237,7 @@ def loss_and_grads(
     """
     model = leaves(model)
     logits_NV = encoder(model, inputs, mask_NT, keep, types_NT)
-    loss = cross_entropy(logits_NV, to_tensor(labels_N, logits_NV))
+    loss = _loss(logits_NV, labels_N)
     trained = {name: model.params[name] for name in sorted(model.trained)}
     found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     grads = {name: g for name, g in zip(trained, found, strict=False) if g is not None}
@@ -246,7 +257,7 @@ def loss_and_logits(
 ) -> tuple[float, np.ndarray]:
     """The mean cross-entropy of a batch and its logits (N, V) as a NumPy array, without dropout."""
     logits_NV = encoder(model, inputs, mask_NT, types_NT=types_NT)
-    loss = cross_entropy(logits_NV, to_tensor(labels_N, logits_NV))
+    loss = _loss(logits_NV, labels_N)
     return loss.item(), logits_NV.float().cpu().numpy()
 
 
@@ -256,7 +267,7 @@ def delta_w(model: Model, name: str) -> Tensor:
     delta = TWINS[model.method.name].delta_w
     if delta is None:
         raise InputError(f"{model.method.name} has no dW: no weight W0 + dW does what it does")
-    return delta(model.merged.get(name, model.params[f"{name}.W"]), **adapter_arguments(model, name))
+    return delta(model.merged.get(name, model.params[f"{name}.W"]), **arguments_of(model, name))
 
 
 def own(model: Model, like: Model | None = None) -> Model:

@@ -101,6 +101,11 @@ class FrozenAndUpdate(torch.autograd.Function):
         return dx, None, None, None, None, None, None, alpha * dM_RS, (dM_RS * B_RS).sum()
 
 
+def autocasting(x: Tensor) -> bool:
+    """Is autocast at work where x is? torch has none on the meta device, and raises when it is asked there."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def tlora_linear_fused(
     x: Tensor, base: nn.Module, W0_IO: Tensor, A_IR: Tensor, B_RS: Tensor, C_SO: Tensor, alpha: Tensor
 ) -> Tensor | None:
@@ -114,7 +119,7 @@ def tlora_linear_fused(
     with torch.no_grad():
         arrays = [x, W0_IO, base.bias, A_IR, alpha * B_RS, C_SO]
     dtypes = {a.dtype for a in arrays if a is not None}
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasting(x):
         if torch.float64 in dtypes:
             return None
         dtype = torch.get_autocast_dtype(x.device.type)

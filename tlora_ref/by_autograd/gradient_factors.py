@@ -26,7 +26,7 @@ from ..config import AdapterConfig
 from ..draws import normal
 from ..factors import singular_vectors, with_released_norms
 from ..shapes import InputError
-from .linear import adapter_dtype, check_base, site_of, weight_IO
+from .linear import adapter_dtype, site_of, weight_IO
 
 OVERSAMPLING, POWER_STEPS = 8, 2
 
@@ -34,21 +34,27 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 
 def gradient_arrays(
-    model: nn.Module, names: Iterable[str], config: AdapterConfig, batches: Iterable[Any], loss: Loss | None = None
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    config: AdapterConfig,
+    batches: Iterable[Any],
+    loss: Loss | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of TLoRA adapters on the named modules at their start, by full name. The model stays as it is.
+    """The arrays of TLoRA adapters at their start, by full name. The model stays as it is.
 
+    layers   the linear layers of the model, by the names that adapters on them have; one under two names counts once
     batches  what ``loss`` takes, a batch at a time; the gradient is that of the sum of their losses
     loss     (model, batch) -> a scalar; None: ``model(**batch).loss``, as models of transformers have it
 
-    The model runs in evaluation mode. Raises InputError for no batch, for a loss that does not depend on a module or is
-    not finite.
+    The model runs in evaluation mode. Raises InputError for no batch, for a loss that does not depend on a layer or is
+    not finite, and for a layer on the meta device.
     """
-    modules, bases = dict(model.named_modules(remove_duplicate=False)), {}
-    for name in names:
-        check_base(name, modules[name], config)
-        if modules[name] not in bases.values():
-            bases[name] = modules[name]
+    bases: dict[str, nn.Module] = {}
+    for name, layer in layers.items():
+        if weight_IO(layer).is_meta:
+            raise InputError(f"{name} is on the meta device: it has a shape and no numbers, and so has its gradient")
+        if layer not in bases.values():
+            bases[name] = layer
     batches = list(batches)
     if not batches:
         raise InputError("batches is empty, expected at least one to take the gradient on")

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..by_hand.methods import METHODS
 from ..config import AdapterConfig
-from ..counts import Counts, trained
+from ..counts import Counts
 from ..methods import SHARED
 from ..shapes import InputError
 from ..targets import ALL_LINEAR, REGEX, Pattern, in_layers, marked, ranks_by_pattern, select, spell
@@ -74,8 +74,8 @@ class Report:
         label = {"tlora": "TLoRA", "lora": "LoRA"}.get(config.method, config.method)
         start = f"init {config.init!r}, " if config.method == "tlora" else ""
         constants = "".join(f"{name} {getattr(config, name):g}, " for name in method.constants)
-        lora = trained("lora", self.matrices.values(), config.rank)
-        alone = trained(config.method, self.matrices, config.rank, config.heads or 1)
+        where = [config.site(name, I, O) for name, (I, O) in self.matrices.items()]
+        lora, alone = (row.size(where, row.trained) for row in (METHODS["lora"], method))
         ratio = "" if config.method == "lora" else f"LoRA of the same rank: {lora:,}, {lora / alone:.1f} times as many"
         frozen = [arg.base for arg in method.arrays if arg not in method.trained_args]
         origin = f", from {config.origin} and therefore stored as well"
@@ -176,7 +176,11 @@ def inject(
     names = [name for name in names if config.rank_of(name) > 0]
     if not names:
         raise InputError(f"ranks is {ranks!r}, which leaves no module with a rank above 0")
-    arrays = None if batches is None else gradient_arrays(model, names, config, batches, loss)
+    arrays = None
+    if batches is not None:
+        for name in names:
+            check_base(name, modules[name], config, _parent(model, name))
+        arrays = gradient_arrays(model, {name: modules[name] for name in names}, config, batches, loss)
     return place(model, names, config, also, arrays)
 
 

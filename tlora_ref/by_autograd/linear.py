@@ -27,7 +27,7 @@ from ..init import shared_arrays
 from ..methods import Site
 from ..shapes import InputError
 from .beside import Beside
-from .fused import tlora_linear_fused
+from .fused import autocasting, tlora_linear_fused
 from .methods import TWINS
 
 Tensor = torch.Tensor
@@ -224,7 +224,7 @@ class AdaptedLinear(nn.Module):
                 )
             return linear(x, self.merged_IO.T, self.base.bias)
         y = self.base(x)
-        if not torch.is_autocast_enabled(x.device.type):
+        if not autocasting(x):
             x = x.to(self.update_dtype)
         layer = TWINS[self.adapter.method].layer
         return layer(x, y, weight_IO(self.base), self.bias, self._drop, **self.arguments()).to(y.dtype)
@@ -248,12 +248,12 @@ class AdaptedLinear(nn.Module):
     def arguments(self) -> dict[str, Any]:
         """The adapter's arrays and constants by argument name: {"A_IR": ..., "scale": ...}. What all layers share
         is cut to this one's size."""
-        method = METHODS[self.adapter.method]
+        method, twin = METHODS[self.adapter.method], TWINS[self.adapter.method]
         arrays = {arg.base: self.array(arg.base) for arg in method.arrays}
         like = arrays[method.trained[0]]
         arrays |= {base: arrays[base].to(like) for base in method.shared}
         constants = {constant: self.adapter.scale_at(self.site.R) for constant in method.constants}
-        return method.arguments(arrays, self.site) | constants
+        return (twin.view or method.arguments)(arrays, self.site) | constants
 
     def delta_w(self) -> Tensor:
         """dW = W' - W0, (I, O), in the adapter's dtype."""

@@ -129,7 +129,8 @@ def attention(
 
 @shaped
 def embedding(ids_N: Tensor, W_VD: Tensor) -> Tensor:
-    """out = W[ids].  ids (...) integers in 0..V-1, W (V, D) -> out (..., D)."""
+    """out = W[ids].  ids (...) integers in 0..V-1, W (V, D) -> out (..., D). On a GPU nothing looks at the ids before
+    torch does, whose assertion there ends the program's use of it."""
     check_ids("embedding: ids_N", ids_N, W_VD.shape[0])
     return functional.embedding(ids_N, W_VD)
 
@@ -160,8 +161,11 @@ def first_token(x_NTD: Tensor) -> Tensor:
 
 @shaped
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """loss = mean over rows of -log softmax(logits)[label].  logits (..., V), labels (...) -> scalar."""
+    """loss = mean over rows of -log softmax(logits)[label].  logits (..., V), labels (...) -> scalar. Labels on a GPU
+    are looked at as ``embedding`` says."""
     check_ids("cross_entropy: labels_N", labels_N, logits_NV.shape[-1])
     if labels_N.numel() == 0:
         raise ShapeError(f"cross_entropy: logits_NV has shape {tuple(logits_NV.shape)}: a mean over no rows")
-    return functional.cross_entropy(logits_NV.reshape(-1, logits_NV.shape[-1]), labels_N.reshape(-1))
+    # torch leaves rows with the label -100 out of the mean unless another label is named: here no label is special
+    none = torch.iinfo(torch.int64).min
+    return functional.cross_entropy(logits_NV.reshape(-1, logits_NV.shape[-1]), labels_N.reshape(-1), ignore_index=none)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from ..methods import Site
 from .ops import frozen_linear as frozen_linear
 
 Drop = Callable[[Tensor], Tensor]
@@ -26,12 +28,14 @@ class Twin:
                   linear layer of any model. None for an adapter that sits in a block
     delta_w       (W0, **arrays) -> dW = W' - W0 (I, O). None where nothing can be merged
     constants_of  (W0, **arrays) -> further arguments of ``linear`` that are held constant
+    view          (arrays by base, site) -> the arguments by name, made where the arrays are. None: as the Method has it
     """
 
     linear: Callable[..., Tensor]
     layer: Callable[..., Tensor] | None = None
     delta_w: Callable[..., Tensor] | None = None
     constants_of: Callable[..., dict[str, Tensor]] | None = None
+    view: Callable[[dict[str, Tensor], Site], dict[str, Any]] | None = None
 
 
 def masked(keep: Tensor | None) -> Drop:

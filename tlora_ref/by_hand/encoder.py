@@ -9,7 +9,8 @@ Checked by  tests/test_encoder.py: every gradient against the complex step and c
             tests/test_pretrained.py: published models' architectures, against Hugging Face transformers.
 
 Gradients are computed for what trains and for nothing else: a frozen matrix keeps no input, and the layers under the
-lowest trained one keep no cache and are not read upwards.
+lowest trained one keep no cache and are not read upwards. Nor is anything computed for padding: only attention needs
+sequences of one length, and between two attentions the real tokens of a batch are rows of one matrix.
 """
 
 from __future__ import annotations
@@ -138,6 +139,33 @@ def block_bwd(model: Model, name: str, dout_NTD: Array, cache: Cache | None, gra
     return dout_NTD + adapter_bwd(model, name, dout_NTD, cache, grads, "z")
 
 
+# --- padding: left out between one attention and the next ----------------------------------------
+
+
+def real_tokens(model: Model, mask_NT: Array | None) -> Array | None:
+    """Which tokens the logits depend on, (N, T); None: all. A first token is pooled even where it is padding."""
+    if mask_NT is None:
+        return None
+    real_NT = mask_NT.copy()
+    if model.config.pool == "first":
+        real_NT[:, 0] = True
+    return None if real_NT.all() else real_NT
+
+
+def packed(x_NTD: Array, real_NT: Array | None) -> Array:
+    """(N, T, D) -> (M, D): the rows of the M real tokens. With None: x."""
+    return x_NTD if real_NT is None else x_NTD[real_NT]
+
+
+def spread(x_MD: Array, real_NT: Array | None) -> Array:
+    """(M, D) -> (N, T, D): the rows in their places, and zeros in those of padding. With None: x."""
+    if real_NT is None:
+        return x_MD
+    x_NTD = np.zeros((*real_NT.shape, x_MD.shape[-1]), dtype=x_MD.dtype)
+    x_NTD[real_NT] = x_MD
+    return x_NTD
+
+
 # --- one layer -----------------------------------------------------------------------------------
 
 
@@ -160,14 +188,18 @@ class LayerCache(NamedTuple):
     again: Cache | None
 
 
-def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: Keep) -> tuple[Array, LayerCache]:
-    """One encoder layer, ``at`` = "layers.0".  x (N, T, D) -> y (N, T, D)."""
+def layer_fwd(
+    model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: Keep, real_NT: Array | None = None
+) -> tuple[Array, LayerCache]:
+    """One encoder layer, ``at`` = "layers.0".  x (N, T, D) -> y (N, T, D), or, where ``real`` is given, the rows of its
+    tokens alone: (M, D) -> (M, D)."""
     # a = output(attention(query(x), key(x), value(x)))
     q_NTD, c_query = project_fwd(model, f"{at}.query", x_NTD, keep)
     k_NTD, c_key = project_fwd(model, f"{at}.key", x_NTD, keep)
     v_NTD, c_value = project_fwd(model, f"{at}.value", x_NTD, keep)
+    q_NTD, k_NTD, v_NTD = (spread(a, real_NT) for a in (q_NTD, k_NTD, v_NTD))
     o_NTD, c_attention = attention_fwd(q_NTD, k_NTD, v_NTD, model.config.heads, mask_NT, model.config.causal)
-    a_NTD, c_output = project_fwd(model, f"{at}.output", o_NTD, keep)
+    a_NTD, c_output = project_fwd(model, f"{at}.output", packed(o_NTD, real_NT), keep)
     # h = LN(x + a),   a + f(a) for a where an adapter sits there
     a_NTD, c_attn_block = block_fwd(model, f"{at}.attn_block", a_NTD, skip_NTD=a_NTD)
     h_NTD, c_attn_norm = norm_fwd(model, f"{at}.attn_norm", x_NTD + a_NTD)
@@ -204,8 +236,8 @@ def layer_fwd(model: Model, at: str, x_NTD: Array, mask_NT: Array | None, keep: 
     )
 
 
-def layer_bwd(model: Model, at: str, dy_NTD: Array, c: LayerCache, grads: Grads) -> Array:
-    """The layer read upwards. Fills ``grads``; returns dx (N, T, D)."""
+def layer_bwd(model: Model, at: str, dy_NTD: Array, c: LayerCache, grads: Grads, real_NT: Array | None = None) -> Array:
+    """The layer read upwards. Fills ``grads``; returns dx, of dy's shape."""
     # y = LN(s + f(LN(s))) where an adapter sits behind the norm: s reaches y twice
     if c.norm_block is not None and c.again is not None:
         dskip_NTD = norm_bwd(model, f"{at}.ffn_norm", dy_NTD, c.again, grads)
@@ -229,13 +261,15 @@ def layer_bwd(model: Model, at: str, dy_NTD: Array, c: LayerCache, grads: Grads)
     da_NTD = block_bwd(model, f"{at}.attn_block", dsum_NTD, c.attn_block, grads)
     # a = output(attention(query(x), key(x), value(x)))
     do_NTD = project_bwd(model, f"{at}.output", da_NTD, c.output, grads)
-    dattention = attention_bwd(do_NTD, c.attention)
+    dattention = attention_bwd(spread(do_NTD, real_NT), c.attention)
     del da_NTD, do_NTD
+    dq_NTD, dk_NTD, dv_NTD = (packed(dattention.pop(name), real_NT) for name in "qkv")
     # x reaches h four times: through the residual, query, key and value
-    dx_NTD = dsum_NTD + project_bwd(model, f"{at}.query", dattention.pop("q"), c.query, grads)
-    del dsum_NTD
-    dx_NTD = dx_NTD + project_bwd(model, f"{at}.key", dattention.pop("k"), c.key, grads)
-    return dx_NTD + project_bwd(model, f"{at}.value", dattention.pop("v"), c.value, grads)
+    dx_NTD = dsum_NTD + project_bwd(model, f"{at}.query", dq_NTD, c.query, grads)
+    del dq_NTD
+    dx_NTD = dx_NTD + project_bwd(model, f"{at}.key", dk_NTD, c.key, grads)
+    del dk_NTD
+    return dx_NTD + project_bwd(model, f"{at}.value", dv_NTD, c.value, grads)
 
 
 # --- the whole encoder ---------------------------------------------------------------------------
@@ -298,9 +332,11 @@ def hidden_states(
 
 
 class EncoderCache(NamedTuple):
-    """The model, and what each step of the encoder keeps for its backward; None for a layer below all that trains."""
+    """The model, its real tokens, and what each step of the encoder keeps for its backward; None for a layer below all
+    that trains."""
 
     model: Model
+    real: Array | None
     embedding: Any
     layers: tuple[LayerCache | None, ...]
     pool: Cache
@@ -323,10 +359,13 @@ def encoder_fwd(
     config, keep = model.config, keep or {}
     x_NTD, c_embedding = (inputs, None) if config.first else embed_fwd(model, inputs, types_NT)
     c_embedding = c_embedding if model.lowest < 0 else None
+    real_NT = real_tokens(model, mask_NT)
+    x_NTD, keep = packed(x_NTD, real_NT), {name: packed(a_NTO, real_NT) for name, a_NTO in keep.items()}
     c_layers: list[LayerCache | None] = []
     for layer in range(config.first, config.layers):
-        x_NTD, c_layer = layer_fwd(model, f"layers.{layer}", x_NTD, mask_NT, keep)
+        x_NTD, c_layer = layer_fwd(model, f"layers.{layer}", x_NTD, mask_NT, keep, real_NT)
         c_layers.append(c_layer if layer >= model.lowest else None)
+    x_NTD = spread(x_NTD, real_NT)
     # z = pool(x), or tanh(pooler(pool(x)));   logits = head(z)
     if config.pool == "mean":
         z_ND, c_pool = mean_pool_fwd(x_NTD, mask_NT)
@@ -337,7 +376,7 @@ def encoder_fwd(
         z_ND, c_pooler = project_fwd(model, "pooler", z_ND, keep)
         z_ND, c_tanh = tanh_fwd(z_ND)
     logits_NV, c_head = project_fwd(model, "head", z_ND, keep)
-    return logits_NV, EncoderCache(model, c_embedding, tuple(c_layers), c_pool, c_pooler, c_tanh, c_head)
+    return logits_NV, EncoderCache(model, real_NT, c_embedding, tuple(c_layers), c_pool, c_pooler, c_tanh, c_head)
 
 
 def encoder_bwd(dlogits_NV: Array, cache: EncoderCache) -> Grads:
@@ -348,14 +387,16 @@ def encoder_bwd(dlogits_NV: Array, cache: EncoderCache) -> Grads:
     dz_ND = project_bwd(model, "head", dlogits_NV, c.head, grads)
     if c.pooler is not None and c.tanh is not None:
         dz_ND = project_bwd(model, "pooler", tanh_bwd(dz_ND, c.tanh)["x"], c.pooler, grads)
-    dx = [(mean_pool_bwd if model.config.pool == "mean" else first_token_bwd)(dz_ND, c.pool)["x"]]
+    dx_NTD = (mean_pool_bwd if model.config.pool == "mean" else first_token_bwd)(dz_ND, c.pool)["x"]
+    dx = [packed(dx_NTD, c.real)]
+    del dx_NTD
     # the layers, from the top to the lowest that trains: under it nothing asks for a gradient, and there is no cache
     for layer, c_layer in reversed(list(enumerate(c.layers, start=model.config.first))):
         if c_layer is not None:
             # taken out of a list, so that it is the layer's own and can go when it is read
-            dx.append(layer_bwd(model, f"layers.{layer}", dx.pop(), c_layer, grads))
+            dx.append(layer_bwd(model, f"layers.{layer}", dx.pop(), c_layer, grads, c.real))
     if model.lowest < 0:
-        embed_bwd(model, dx.pop(), c.embedding, grads)
+        embed_bwd(model, spread(dx.pop(), c.real), c.embedding, grads)
     return grads
 
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
-from ..config import INITS, NOT_FROM_SEED, AdapterConfig
+from ..config import INITS, AdapterConfig
 from ..shapes import InputError
 
 NAME = "TLORA"
 
-RULES = tuple(rule for rule in INITS if rule not in NOT_FROM_SEED)
-"""How A and C may be drawn: by the rules of config.INITS for which a seed is enough."""
+GRADIENT = "gradient"
+
+RULES = tuple(rule for rule in INITS if rule != "weight_svd")
+"""How A and C may be made, by the rules of config.INITS: drawn from a seed, or given before the first forward."""
 
 
 def add_peft_type(name: str) -> None:
@@ -50,14 +52,15 @@ class TLoraConfig(PeftConfig):
         tlora_dropout (`float`, defaults to `0.0`):
             The share of the update's entries that training drops. (LoRA's acts on x.)
         init_weights (`Union[bool, str]`, defaults to `True`):
-            How A and C are drawn: 'released' as in the released code, which `True` also means, 'fan_in' or
-            'orthonormal'. B starts at 0 and alpha at 1. With `False`, which is for tests, B is drawn as well and the
-            adapter is no identity.
+            How A and C are made: drawn as 'released' as in the released code, which `True` also means, 'fan_in' or
+            'orthonormal'; or 'gradient', the singular vectors of dL/dW0, which `initialize_tlora_gradient_weights` has
+            to give the adapter before it runs. B starts at 0 and alpha at 1. With `False`, which is for tests, B is
+            drawn as well and the adapter is no identity.
         projection_prng_key (`int`, defaults to `0`):
             The seed of A and C, which follow from it and from the module's name.
         save_projection (`bool`, defaults to `False`):
             Whether a file holds A and C. Without them it holds their fingerprints, 64 bytes a matrix, and loading
-            draws them again and compares.
+            draws them again and compares. Always `True` with `init_weights="gradient"`: no seed draws these.
         bias (`str`, defaults to `"none"`):
             Which biases are trained: 'none', 'all', or 'tlora_only', those of the adapted modules. With another value
             than 'none' the model with disabled adapters is not the base.
@@ -80,7 +83,7 @@ class TLoraConfig(PeftConfig):
     )
     tlora_dropout: float = field(default=0.0, metadata={"help": "The share of the update that training drops."})
     init_weights: bool | str = field(
-        default=True, metadata={"help": "How A and C are drawn. False: B is drawn as well."}
+        default=True, metadata={"help": "How A and C are made. False: B is drawn as well."}
     )
     projection_prng_key: int = field(default=0, metadata={"help": "The seed of A and C."})
     save_projection: bool = field(
@@ -116,6 +119,8 @@ class TLoraConfig(PeftConfig):
             raise InputError(f"bias is {self.bias!r}, expected 'none', 'all' or 'tlora_only'")
         if not isinstance(self.init_weights, bool) and self.init_weights not in RULES:
             raise InputError(f"init_weights is {self.init_weights!r}, expected a bool or one of {', '.join(RULES)}")
+        if self.init_weights == GRADIENT:
+            self.save_projection = True
         self.rank_pattern = self.rank_pattern or {}
         for rank in (self.r, *self.rank_pattern.values()):
             self.adapter(rank)

@@ -19,21 +19,21 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from torch import Tensor, nn
 
-from ..by_autograd.fused import tlora_linear_fused
+from ..by_autograd.fused import autocasting, tlora_linear_fused
 from ..by_autograd.linear import adapter_dtype, hooked, is_conv1d, is_linear, weight_IO
 from ..by_autograd.methods.tlora import tlora_delta_w, tlora_layer
 from ..config import AdapterConfig
 from ..methods import Site
 from ..peft_folder import drawn, marks
 from ..shapes import InputError
-from .config import TLoraConfig
+from .config import GRADIENT, TLoraConfig
 
 
 class TLoraLayer(BaseTunerLayer):
     """What an adapted layer holds, by the names of its adapters."""
 
     adapter_layer_names = ("tlora_B", "tlora_alpha")
-    other_param_names = ("tlora_A", "tlora_C", "tlora_dropout", "adapter", "site", "marks")
+    other_param_names = ("tlora_A", "tlora_C", "tlora_dropout", "adapter", "site", "marks", "given")
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = base_layer
@@ -44,6 +44,7 @@ class TLoraLayer(BaseTunerLayer):
         self.adapter: dict[str, AdapterConfig] = {}
         self.site: dict[str, Site] = {}
         self.marks: dict[str, Tensor] = {}
+        self.given: dict[str, bool] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.register_buffer("unmerged_weight", None, persistent=False)
@@ -52,12 +53,16 @@ class TLoraLayer(BaseTunerLayer):
         """Add an adapter of rank r; ``name`` is the layer's in the base model, from which A and C follow."""
         self.adapter[adapter_name] = config.adapter(r)
         self.site[adapter_name] = self.adapter[adapter_name].site(name, self.in_features, self.out_features)
-        if config.init_weights == "orthonormal" and r > min(self.in_features, self.out_features):
+        if config.init_weights in ("orthonormal", GRADIENT) and r > min(self.in_features, self.out_features):
             raise InputError(f"{name} is {(self.in_features, self.out_features)}: it has no {r} orthonormal columns")
         like = self.get_base_layer().weight
         dtype = adapter_dtype(like.dtype)
-        arrays = self.draw(adapter_name)
-        self.marks[adapter_name] = torch.from_numpy(marks(arrays["A"], arrays["C"]))
+        self.given[adapter_name] = self.adapter[adapter_name].from_seed
+        if self.given[adapter_name]:
+            arrays = self.draw(adapter_name)
+            self.marks[adapter_name] = torch.from_numpy(marks(arrays["A"], arrays["C"]))
+        else:
+            arrays = {"A": np.full((self.in_features, r), np.nan), "C": np.full((r, self.out_features), np.nan)}
         # on meta there is nothing to hold, and loading brings A and C as it brings the rest
         for local, held in (("A", self.tlora_A), ("C", self.tlora_C)):
             held[adapter_name] = torch.tensor(arrays[local], dtype=dtype, device=like.device)
@@ -70,15 +75,15 @@ class TLoraLayer(BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def draw(self, adapter_name: str) -> dict[str, np.ndarray]:
-        """The adapter's arrays at the start, float64."""
+        """The adapter's arrays at the start, float64. Raises InputError where no seed draws them."""
         return drawn(self.site[adapter_name], self.adapter[adapter_name])
 
     def mark(self, adapter_name: str) -> Tensor:
         """What a file without A and C holds in their place. Raises InputError where the seed does not draw them."""
-        start = self.draw(adapter_name)
+        start = self.draw(adapter_name) if self.adapter[adapter_name].from_seed else {}
         for local, held in (("A", self.tlora_A), ("C", self.tlora_C)):
             array = held[adapter_name].detach().cpu()
-            if not torch.equal(array, torch.from_numpy(start[local]).to(array.dtype)):
+            if not start or not torch.equal(array, torch.from_numpy(start[local]).to(array.dtype)):
                 raise InputError(
                     f"{local} of {self.site[adapter_name].name} is not what projection_prng_key "
                     f"{self.adapter[adapter_name].seed} draws: save with save_projection=True"
@@ -86,10 +91,23 @@ class TLoraLayer(BaseTunerLayer):
         return self.marks[adapter_name]
 
     def arrays(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A (I, R), B (R, R), C (R, O), alpha (1,)."""
+        """A (I, R), B (R, R), C (R, O), alpha (1,). Raises InputError if A and C are from a gradient and were not given
+        yet: between factors without numbers nothing can be computed, trained or saved."""
+        if not self.given[adapter_name]:
+            raise InputError(
+                f"the adapter {adapter_name} on {self.site[adapter_name].name} has init_weights='gradient' and no A "
+                "and C yet: initialize_tlora_gradient_weights(model, batches) makes them, or a file has them"
+            )
         held = (self.tlora_A, self.tlora_B, self.tlora_C, self.tlora_alpha)
         A, B, C, alpha = (arrays[adapter_name] for arrays in held)
         return A, B, C, alpha
+
+    @torch.no_grad()
+    def give(self, adapter_name: str, A_IR: Tensor, C_RO: Tensor) -> None:
+        """Take these for the adapter's A and C, rounded to its dtype."""
+        self.tlora_A[adapter_name].copy_(A_IR)
+        self.tlora_C[adapter_name].copy_(C_RO)
+        self.given[adapter_name] = True
 
     def cast(self, adapter_name: str, dtype: torch.dtype) -> None:
         """Keep the adapter in that dtype."""
@@ -146,7 +164,7 @@ class Linear(nn.Module, TLoraLayer):
     def _beside(self, x: Tensor, y: Tensor, name: str) -> Tensor:
         """y and the update of one adapter."""
         A, B, C, alpha = self.arrays(name)
-        if not torch.is_autocast_enabled(x.device.type):
+        if not autocasting(x):
             x = self._cast_input_dtype(x, B.dtype)
         base = self.base_layer
         return tlora_layer(x, y, weight_IO(base), base.bias, self.tlora_dropout[name], A, B, C, alpha)
@@ -169,6 +187,12 @@ class Linear(nn.Module, TLoraLayer):
             rows = torch.tensor([i for i, given in enumerate(adapter_names) if given == name], device=x.device)
             y = y.index_copy(0, rows, self._beside(x[rows], y[rows], name).to(y.dtype))
         return y
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for name in self.given:
+            if all(f"{prefix}tlora_{local}.{name}" in state_dict for local in ("A", "C")):
+                self.given[name] = True
 
     @property
     def site_name(self) -> str:

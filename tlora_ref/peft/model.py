@@ -94,10 +94,12 @@ class TLoraModel(BaseTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        """Without A and C their fingerprints, which say that the seed draws them."""
+        """Without A and C their fingerprints, which say that the seed draws them. Raises InputError where it does not,
+        and where A and C have not been given yet."""
         held = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        if not config.save_projection:
-            for name, layer in layers_of(model, adapter_name).items():
+        for name, layer in layers_of(model, adapter_name).items():
+            layer.arrays(adapter_name)
+            if not config.save_projection:
                 for local in ("A", "C"):
                     held.pop(f"{name}.tlora_{local}.{adapter_name}", None)
                 held[f"{name}.tlora_mark.{adapter_name}"] = layer.mark(adapter_name)
@@ -116,6 +118,10 @@ class TLoraModel(BaseTuner):
             if all(key in held for key in keys.values()):
                 continue
             site = layer.site[adapter_name]
+            if not layer.adapter[adapter_name].from_seed:
+                raise InputError(
+                    f"the file lacks A and C of {site.name}, which are from a gradient: no seed draws them"
+                )
             if mark is None:
                 unmarked.append(site.name)
             elif not torch.equal(mark.cpu(), layer.marks[adapter_name]):
@@ -222,8 +228,7 @@ class TLoraModel(BaseTuner):
             for layer, names in held.items():
                 A, B, C, _ = layer.arrays(names[0])
                 layer.cast(adapter_name, B.dtype)
-                for new, old in zip((layer.tlora_A, layer.tlora_C), (A, C), strict=True):
-                    new[adapter_name].copy_(old)
+                layer.give(adapter_name, A, C)
                 total = sum(weight_of[n] * layer.tlora_alpha[n] * layer.tlora_B[n] for n in names)
                 layer.tlora_B[adapter_name].copy_(total)
                 layer.tlora_alpha[adapter_name].fill_(1.0)

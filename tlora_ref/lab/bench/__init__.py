@@ -2,7 +2,9 @@
 
 timing.py    interleaved repeats, medians and spread; what the machine is
 layers.py    one adapted layer in torch, beside PEFT's and loralib's; candidates.py: other ways to compute it
-encoder.py   a training step by hand, beside eager PyTorch and the matrix products alone
+kernels.py   which BLAS kernels are in use, and what holds them back
+encoder.py   a step by hand, beside eager PyTorch and the matrix products alone; peers.py: HIPS autograd and JAX
+minilm.py    a step of MiniLM with TLoRA on all layers, by hand and in PyTorch
 methods.py   a training step with every registered method
 memory.py    what is kept for a backward, and bytes over rank and model size
 check.py     what a gradient check costs

@@ -1,25 +1,27 @@
-"""A training step of the encoder by hand beside eager PyTorch, and beside its matrix products alone.
+"""A step of the encoder by hand beside eager PyTorch, HIPS autograd and JAX, and beside its matrix products alone.
 
-Equation    forward, backward of the adapters, AdamW; 2 layers, hidden width 4 D, 64 sequences of 16 tokens, TLoRA of
-            rank 8 on query and value, float32
+Equation    loss and gradients of the adapters, without an optimizer; 2 layers, hidden width 4 D, 64 sequences of 16
+            tokens, TLoRA of rank 8 on query and value, float32
 Checked by  tests/test_bench.py
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ... import by_autograd, by_hand
-from ...by_hand.optimizers import adamw_init, adamw_step
-from ...config import AdapterConfig, EncoderConfig, TrainConfig
+from ...by_autograd.encoder import leaves
+from ...config import AdapterConfig, EncoderConfig
 from ...counts import encoder_activations
 from ...init import attach, init_encoder
 from ...model import Model
 from .memory import cached_bytes, peak_bytes
-from .timing import interleaved
+from .peers import Step, installed_steps
+from .timing import cpu_over_wall, interleaved
 
 WIDTHS = (32, 64, 128, 256, 384)
 SEQUENCES, TIME = 64, 16
@@ -38,37 +40,17 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((SEQUENCES, TIME, 8)).astype(np.float32), rng.integers(0, 10, SEQUENCES)
 
 
-def step_by_hand(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
-    """One step in NumPy; every call is the same step."""
-    params, config = {name: model.params[name] for name in sorted(model.trained)}, TrainConfig()
-    state = adamw_init(params, config)
-
-    def call() -> dict[str, np.ndarray]:
-        _, grads, _ = by_hand.loss_and_grads(model, x, y)
-        return adamw_step(params, grads, state, 1e-3, config)
-
-    return call
+def step_by_hand(model: Model, x: np.ndarray, y: np.ndarray) -> Step:
+    """One step in NumPy: its loss and gradients."""
+    return lambda: by_hand.loss_and_grads(model, x, y)[:2]
 
 
-def step_in_torch(model: Model, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+def step_in_torch(model: Model, x: np.ndarray, y: np.ndarray) -> Step:
     """The same in eager PyTorch."""
     import torch
 
-    from ...by_autograd.encoder import leaves
-    from ...by_autograd.optimizers import adamw_init as torch_init
-    from ...by_autograd.optimizers import adamw_step as torch_step
-
-    config, twin = TrainConfig(), leaves(by_autograd.to_torch(model))
-    params = {name: twin.params[name] for name in sorted(twin.trained)}
-    optimizer = torch_init(params, config)
-    tokens, labels = torch.from_numpy(x), torch.from_numpy(y)
-
-    def call() -> dict[str, Any]:
-        _, grads, _ = by_autograd.loss_and_grads(twin, tokens, labels)
-        torch_step(params, grads, optimizer, 1e-3, config)
-        return params
-
-    return call
+    twin, tokens, labels = leaves(by_autograd.to_torch(model)), torch.from_numpy(x), torch.from_numpy(y)
+    return lambda: by_autograd.loss_and_grads(twin, tokens, labels)[:2]
 
 
 def products(config: EncoderConfig) -> Callable[[], Any]:
@@ -96,13 +78,15 @@ def products(config: EncoderConfig) -> Callable[[], Any]:
 
 
 def measure(width: int, seconds: float) -> dict[str, Any]:
-    """One width: the step's time over torch's and over the products', and its memory over the closed form."""
+    """One width: the CPU time of everyone's step over PyTorch's, how many threads they kept busy, and the memory of the
+    step by hand over the closed form."""
     x, y = data()
     config = encoder_config(width)
     model = attach(init_encoder(config), ADAPTER)
     hand = step_by_hand(model, x, y)
-    contestants = {HAND: hand, TORCH: step_in_torch(model, x, y), PRODUCTS: products(config)}
-    times = interleaved(contestants, TORCH, seconds)
+    contestants = {HAND: hand, TORCH: step_in_torch(model, x, y), **installed_steps(model, x, y),
+                   PRODUCTS: products(config)}  # fmt: skip
+    times = interleaved(contestants, TORCH, seconds, clock=time.process_time)
     over_torch = times[HAND].summary()
     over_products = np.array(times[HAND].seconds) / np.array(times[PRODUCTS].seconds)
     _, cache = by_hand.encoder_fwd(model, x)
@@ -114,6 +98,8 @@ def measure(width: int, seconds: float) -> dict[str, Any]:
         "low_torch": over_torch["low"],
         "high_torch": over_torch["high"],
         "ratio_products": float(np.median(over_products)),
+        "others": {name: found.summary() for name, found in times.items() if name not in (HAND, TORCH)},
+        "cpu_over_wall": {name: cpu_over_wall(call) for name, call in contestants.items()},
         "kept_bytes": cached_bytes(cache, model.params.values()),
         "closed_form_bytes": 4 * encoder_activations(config, ADAPTER, SEQUENCES, TIME),
         "peak_bytes": peak_bytes(hand),

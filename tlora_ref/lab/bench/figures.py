@@ -75,6 +75,7 @@ def check_cost(path: Path, rows: Rows) -> None:
 
 def encoder(path: Path, rows: Rows) -> None:
     """The step by hand over torch's and over the matrix products', along the width."""
+    rows = [r for r in rows if "width" in r]
     x = [r["width"] for r in rows]
     with figure(path) as axes:
         axis = axes[0][0]

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from .kernels import kernels
+
 
 @dataclass(frozen=True)
 class Times:
@@ -61,13 +63,25 @@ def interleaved(
     return {name: Times(tuple(t), tuple((np.array(t) / base).tolist())) for name, t in taken.items()}
 
 
+def cpu_over_wall(call: Callable[[], Any], rounds: int = 5) -> float:
+    """The CPU time of a call over its wall-clock time, the most of some rounds: 1 on one thread that nothing held up,
+    more where several threads computed at a time."""
+    found = []
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        found.append((time.process_time() - cpu) / (time.perf_counter() - wall))
+    return max(found)
+
+
 def environment(threads: int) -> dict[str, Any]:
-    """Processor, versions, threads, date: what a time is worth nothing without."""
-    names = ("numpy", "scipy", "torch", "peft", "loralib", "transformers")
+    """Processor, kernels, versions, threads, date: what a time is worth nothing without."""
+    names = ("numpy", "scipy", "torch", "peft", "loralib", "transformers", "autograd", "jax", "jaxlib")
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": threads,
+        "kernels": kernels(),
         "python": platform.python_version(),
         "versions": {name: version for name in names if (version := _version(name))},
         "date": time.strftime("%Y-%m-%d"),

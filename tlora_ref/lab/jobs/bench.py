@@ -1,14 +1,15 @@
 """Measure speed and memory side by side: every time is a ratio between things that run in turn in one process.
 
     python -m tlora_ref bench layers     times an adapted layer in torch, beside PEFT's and loralib's.
-    python -m tlora_ref bench encoder    times a training step by hand, beside eager PyTorch and its matrix products.
+    python -m tlora_ref bench encoder    times a step by hand, beside eager PyTorch, HIPS autograd and JAX.
     python -m tlora_ref bench methods    times a training step with every method, by hand and in torch.
     python -m tlora_ref bench memory     computes bytes over rank and model size, and checks them where they fit.
     python -m tlora_ref bench check      measures what a gradient check costs.
     python -m tlora_ref bench gpu        times a step of a RoBERTa-large-shaped model on a CUDA device.
     python -m tlora_ref bench all        does all of these, gpu only where there is one. This is the default.
 
-Everything runs on one thread. The results are medians over rounds, with their quartiles, and name the machine.
+Everything runs on one thread. The results are medians over rounds, with their quartiles, and name the machine and the
+kernels of its matrix products. HIPS autograd and JAX take part where they are installed (the extra ``bench``).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure; 0 when it is done."""
     import torch
 
+    from ..bench.kernels import held_back, in_words
     from ..bench.timing import environment
 
     cuda = torch.cuda.is_available()
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if not cuda and "gpu" in chosen:
         print("no CUDA device: the GPU part is left out, the rest is measured", file=sys.stderr)
         chosen = tuple(part for part in chosen if part != "gpu")
+    if (warning := held_back()) is not None:
+        print(warning, file=sys.stderr)
     report: dict[str, Any] = {"job": "bench", "quick": args.quick, **environment(threads=1)}
     report |= {"device": torch.cuda.get_device_name()} if cuda else {}
     machine = json.dumps({key: value for key, value in report.items() if key != "date"})
@@ -71,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     for part in chosen:
         print(f"{TITLES[part]}\n\n{TABLES[part](report[part])}\n")
     print(f"{report['processor']}, one thread of {report['cores']} cores, {report['date']}.")
+    print(f"Kernels: {in_words(report['kernels'])}.")
     print(f"Results and figures: {folder}/")
     return 0
 
@@ -91,7 +96,8 @@ def _layers(quick: bool) -> list[tuple[Any, ...]]:
 def _encoder(quick: bool) -> list[tuple[Any, ...]]:
     from ..bench import encoder
 
-    return [("encoder", width, 0.5 if quick else 8.0) for width in encoder.WIDTHS[: 3 if quick else None]]
+    widths = [("encoder", width, 0.5 if quick else 16.0) for width in encoder.WIDTHS[: 3 if quick else None]]
+    return [*widths, ("encoder", "MiniLM", 2 if quick else 20)]
 
 
 def _check(quick: bool) -> list[tuple[Any, ...]]:
@@ -126,9 +132,9 @@ def measure(_: None, task: tuple[Any, ...]) -> list[dict[str, Any]]:
         found = layers.measure(width, rows, rank, getattr(torch, dtype), seconds)
         return [{"over": over, **row} for row in found if over == "size" or row["layer"] in layers.SWEPT]
     if part == "encoder":
-        from ..bench import encoder
+        from ..bench import encoder, minilm
 
-        return [encoder.measure(*case)]
+        return [minilm.measure(case[1]) if case[0] == "MiniLM" else encoder.measure(*case)]
     if part == "methods":
         from ..bench import methods
 
@@ -152,7 +158,7 @@ def measure(_: None, task: tuple[Any, ...]) -> list[dict[str, Any]]:
 
 TITLES = {
     "layers": "One adapted layer, forward and backward with dx: time over the frozen layer's",
-    "encoder": "The encoder's training step by hand, float32, 64 sequences of 16 tokens",
+    "encoder": "The encoder's loss and gradients, float32, 64 sequences of 16 tokens: time over eager PyTorch's",
     "methods": "A training step of the encoder at width 128 with every method: time over the step of the head alone",
     "memory": "Query and value of known models in float32, by formula; activations of 4,096 tokens",
     "check": "A gradient check of TLoRA's layer: calls of the forward, time over one forward and backward",
@@ -182,13 +188,35 @@ def layers_table(rows: list[dict[str, Any]]) -> str:
 
 
 def encoder_table(rows: list[dict[str, Any]]) -> str:
-    """A row per width."""
-    header = ["width", "over PyTorch", "quartiles", "over its products", "kept", "by formula", "peak"]
-    return table(header, [
+    """A row per width, and one for MiniLM where it was measured; a column per contestant that took part."""
+    widths, larger = ([r for r in rows if ("width" in r) == there] for there in (True, False))
+    others = list(dict.fromkeys(name for r in widths for name in r.get("others", {})))
+    header = ["width", "by hand", "quartiles", *others, "by hand over products", "kept", "by formula", "peak"]
+    lines = [
         [str(r["width"]), f"{r['ratio_torch']:.2f}", f"{r['low_torch']:.2f} to {r['high_torch']:.2f}",
+         *(f"{r['others'][name]['ratio']:.2f}" if name in r.get("others", {}) else "" for name in others),
          f"{r['ratio_products']:.2f}", f"{r['kept_bytes']:,}", f"{r['closed_form_bytes']:,}", f"{r['peak_bytes']:,}"]
-        for r in rows
-    ])  # fmt: skip
+        for r in widths
+    ]  # fmt: skip
+    lines += [[r["model"], f"{r['ratio']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}", *[""] * (len(header) - 3)]
+              for r in larger]  # fmt: skip
+    return "\n".join([table(header, lines), *(_of_minilm(r) for r in larger), *_threads(widths)])
+
+
+def _of_minilm(row: dict[str, Any]) -> str:
+    return (
+        f"{row['model']}: TLoRA of rank {row['rank']} on query and value of all layers, {row['batch']} questions of at "
+        f"most {row['tokens']} tokens; by hand {row['by_hand_ms']:.0f} ms, PyTorch {row['torch_ms']:.0f} ms"
+    )
+
+
+def _threads(rows: list[dict[str, Any]]) -> list[str]:
+    """The line on how many threads were busy, of rows that know it."""
+    found = [r["cpu_over_wall"] for r in rows if "cpu_over_wall" in r]
+    if not found:
+        return []
+    most = [f"{name} {max(busy[name] for busy in found if name in busy):.2f}" for name in found[0]]
+    return [f"CPU time over wall-clock time, at most: {', '.join(most)}"]
 
 
 def methods_table(rows: list[dict[str, Any]]) -> str:

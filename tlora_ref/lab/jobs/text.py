@@ -30,26 +30,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...by_hand import load_pretrained, loss_and_grads
+from ...by_hand import load_pretrained
 from ...by_hand.methods import METHODS
-from ...config import AdapterConfig
 from ...counts import held
-from ...init import attach
 from ...model import Model
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ..analysis.statistics import mean_interval, paired_difference
 from ..analysis.verdicts import MIN_SEEDS
+from ..bench.minilm import step_times
 from ..bench.stored import stored_rates
 from ..digits import Task, fingerprint
 from ..language import (
-    BATCH,
     CLAIMS_SETUPS,
     PACKAGE,
     Plan,
@@ -66,7 +63,7 @@ from ..language import (
 from ..learning_rates import described, search
 from ..questions import WITHOUT_DATA, Questions, load_questions
 from ..rooms import Room, add_room_arguments, chosen_room
-from ..runs import one_thread, one_torch_thread, run_all
+from ..runs import one_thread, run_all
 
 Array = np.ndarray
 
@@ -129,29 +126,6 @@ def setups(methods: str) -> list[Setup]:
         r = int(rank) if colon else RANKS.get(name)
         found.append(Setup(LABELS.get(name, name) + (f" r={r}" if r else ""), name, r))
     return list(dict.fromkeys(found))
-
-
-# --- one step -------------------------------------------------------------------------------------
-
-
-def step_times(model: Model, tokens: Tokens, repeats: int = 5) -> dict[str, Any] | None:
-    """Milliseconds of CPU time for loss and gradients of one batch by hand and in PyTorch, TLoRA on every layer:
-    medians of interleaved repeats on one thread each. None where PyTorch is not installed."""
-    if find_spec("torch") is None:
-        return None
-    from ...by_autograd import loss_and_grads as autograd_loss_and_grads
-    from ...by_autograd import to_torch
-    from ..bench.timing import interleaved
-
-    model = attach(model, AdapterConfig("tlora", rank=min(RANKS["tlora"], model.config.width)))
-    twin, batch = to_torch(model), (tokens.ids[:BATCH], tokens.y[:BATCH], tokens.mask[:BATCH])
-    steps = {"by_hand": lambda: loss_and_grads(model, *batch), "torch": lambda: autograd_loss_and_grads(twin, *batch)}
-    with one_thread(), one_torch_thread():
-        times = interleaved(steps, "torch", rounds=(repeats, repeats), clock=time.process_time)
-    found = {name: of_one.summary() for name, of_one in times.items()}
-    return {"batch": len(batch[1]), "tokens": tokens.ids.shape[1],
-            **{f"{name}_ms": 1000 * of_one["seconds"] for name, of_one in found.items()},
-            "ratio": found["by_hand"]["ratio"]}  # fmt: skip
 
 
 # --- the job -------------------------------------------------------------------------------------

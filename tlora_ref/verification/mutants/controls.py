@@ -17,7 +17,7 @@ MUTANTS = (
     Mutant("control_layer_norm_centred_xhat", "layer_norm", "control", "(dxhat_ND - mean_N1 - xhat_ND * along_N1)",
            "(dxhat_ND - mean_N1 - xhat_ND * ((dxhat_ND - mean_N1) * xhat_ND).mean(axis=-1, keepdims=True))",
            "xhat has mean zero, so subtracting the mean first changes nothing.", equivalent=True),
-    Mutant("control_gelu_symmetric_distribution", "gelu", "control", "cdf + x * pdf", "1 - normal(-x)[0] + x * pdf",
+    Mutant("control_gelu_symmetric_distribution", "gelu", "control", "slope += cdf", "slope += 1 - normal(-x)[0]",
            "Phi(x) is 1 - Phi(-x).", equivalent=True, at="gelu_and_slope"),
     Mutant("control_softmax_shifted_cotangent", "softmax", "control",
            'grads["x"] = p_NV * (dp_NV - row_sum(dp_NV, p_NV)',

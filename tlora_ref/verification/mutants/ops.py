@@ -56,20 +56,20 @@ LAYER_NORM = (
            ("more than one row",)),
 )  # fmt: skip
 
-SLOPE = "return x * cdf, cdf + x * pdf"
+SLOPE = "slope += cdf"
 
 TANH_SLOPE = """t = np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))
     inner = sqrt(2 / pi) * (1 + 3 * 0.044715 * x**2)
-    return x * cdf, 0.5 * (1 + t + x * (1 - t**2) * inner)"""
+    slope = 0.5 * (1 + t + x * (1 - t**2) * inner)"""
 
 GELU = (
-    Mutant("gelu_without_second_term", "gelu", "GELU", SLOPE, "return x * cdf, cdf",
+    Mutant("gelu_without_second_term", "gelu", "GELU", SLOPE, "slope = cdf",
            "y = x Phi(x) is a product, and a product has two terms.", at="gelu_and_slope"),
-    Mutant("gelu_second_term_sign", "gelu", "sign", SLOPE, "return x * cdf, cdf - x * pdf",
+    Mutant("gelu_second_term_sign", "gelu", "sign", SLOPE, "slope = cdf - slope",
            "The derivative of Phi is +phi.", at="gelu_and_slope"),
-    Mutant("gelu_pdf_without_half", "gelu", "GELU", SLOPE, "return x * cdf, cdf + x * np.exp(-x * x) / sqrt(2 * pi)",
+    Mutant("gelu_pdf_without_half", "gelu", "GELU", SLOPE, "slope = cdf + x * np.exp(-x * x) / sqrt(2 * pi)",
            "phi(x) is exp(-x^2 / 2): the half is missing.", at="gelu_and_slope"),
-    Mutant("gelu_pdf_not_normalised", "gelu", "GELU", SLOPE, "return x * cdf, cdf + x * np.exp(x * x * -0.5)",
+    Mutant("gelu_pdf_not_normalised", "gelu", "GELU", SLOPE, "slope = cdf + x * np.exp(x * x * -0.5)",
            "A density integrates to one: 1 / sqrt(2 pi) is missing.", at="gelu_and_slope"),
     Mutant("gelu_tanh_derivative", "gelu", "GELU", SLOPE, TANH_SLOPE,
            "That is the derivative of the tanh approximation, and the forward is the exact one.", at="gelu_and_slope"),
