@@ -41,11 +41,13 @@ def test_rounds_are_interleaved_warmed_up_and_divided_by_their_own_floor(monkeyp
 
     contestants = {"floor": contestant("floor", 1.0), "twice": contestant("twice", 2.0)}
     times = timing.interleaved(contestants, "floor", seconds=0.0, rounds=(6, 6))
-    assert ran == ["floor", "twice"] * 8
+    turns = [tuple(ran[i : i + 2]) for i in range(0, len(ran), 2)]
+    assert len(turns) == 8
+    assert set(turns) == {("floor", "twice"), ("twice", "floor")}  # and neither always comes after the other
     assert len(times["twice"].seconds) == 6
     assert times["floor"].ratios == (1.0,) * 6
-    # in a round the second runs one step later: 2 (n + 1) / (n + 1) or the like, never the 8 of the first to the last
-    assert all(1.9 < ratio < 2.8 for ratio in times["twice"].ratios)
+    # in a round the second runs one step later: 2 (n + 1) / n or 2 n / (n + 1), never the 8 of the first to the last
+    assert all(1.4 < ratio < 2.8 for ratio in times["twice"].ratios)
     assert max(times["twice"].seconds) > 2 * min(times["twice"].seconds)
     summary = times["twice"].summary()
     assert summary["low"] <= summary["ratio"] <= summary["high"]

@@ -45,7 +45,7 @@ def calls(monkeypatch):
 @settings(max_examples=40)
 @given(
     sizes=st.permutations([5, 7, 9]),
-    lead=st.sampled_from([(), (1,), (4,), (2, 3), (2, 1, 3)]),
+    lead=st.sampled_from([(), (1,), (4,), (2, 3), (2, 1, 3), (3, 5)]),
     bias=st.booleans(),
     conv1d=st.booleans(),
     transposed=st.booleans(),

@@ -1,13 +1,15 @@
 """Times as ratios: the contestants run in turn, round after round, and a round's times are divided by its floor's.
 
 A time on a shared machine says little alone. What disturbs one round disturbs all who run in it, and the median over
-rounds forgets the rounds that were disturbed in the middle.
+rounds forgets the rounds that were disturbed in the middle. Each round has an order of its own: what one contestant
+leaves behind in the caches and in the allocator costs the next one up to 6 % of a layer's time.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,12 +48,13 @@ def interleaved(
     not counted."""
     now = clock or time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in contestants}
+    names, order = list(contestants), random.Random(0)
     began, done = time.perf_counter(), -2
     while done < rounds[0] or (done < rounds[1] and time.perf_counter() - began < seconds):
-        for name, call in contestants.items():
+        for name in order.sample(names, len(names)):
             wait()
             start = now()
-            call()
+            contestants[name]()
             wait()
             if done >= 0:
                 taken[name].append(now() - start)
