@@ -329,6 +329,23 @@ def test_vacuous_everywhere_is_not_a_pass():
     assert next(summary([flat])).ok
 
 
+@pytest.mark.parametrize("name", ["layers.0.query.W", "head.b"])
+def test_an_encoder_is_checked_along_one_direction_too(name, monkeypatch):
+    """Every oracle sees a wrong gradient of one array, large or small, also where it looks at all of them at once."""
+    (loss,) = (loss for scenario, loss in encoder_scenarios(None) if scenario == "initial point")
+    task = Task("encoder", None, "initial point", ("auto", "central", "torch", "richardson", "mpmath"))
+    assert all(found.report.ok for found in run_task(None, task))
+    right = type(loss).vjp
+    monkeypatch.setattr(
+        type(loss), "vjp", lambda self, *given: (grads := right(self, *given)) | {name: 1.01 * grads[name]}
+    )
+    found = run_task(None, task)
+    assert {f.oracle for f in found} == set(task.oracles)
+    for f in found:
+        wrong = [row.array for row in f.report.rows if row.verdict == "FAIL"]
+        assert wrong == ([name] if f.oracle in ("auto", "torch") else ["every"])
+
+
 def test_every_oracle_and_every_kernel_has_its_turn():
     seen = {(task.subject, oracle) for task in tasks() for oracle in task.oracles}
     for name, op in KERNELS.items():

@@ -31,7 +31,7 @@ def run(adapted, forward, x, dy):
     y = forward(x)
     adapted.zero_grad()
     y.backward(dy.to(y.dtype))
-    return [t.detach().clone() for t in (y, x.grad, adapted.B.grad, adapted.alpha.grad)]
+    return [None if t is None else t.detach().clone() for t in (y, x.grad, adapted.B.grad, adapted.alpha.grad)]
 
 
 @pytest.fixture
@@ -103,6 +103,17 @@ def test_it_runs_where_there_is_no_dropout_and_one_dtype(calls):
     layer(dtype=torch.bfloat16)(x.bfloat16())
     layer().eval().requires_grad_(False).merge()
     assert len(calls) == 2
+
+
+def test_under_autocast_a_small_update_is_not_rounded_away_going_back():
+    """More rows than outputs, where other dtypes sum W0 + A M C first: in bfloat16 nothing would be left of this one."""
+    adapted = layer(64, 48, 8, dtype=torch.float32)
+    nn.init.normal_(adapted.B, std=1e-4)
+    x, dy = torch.randn(4000, 64), torch.randn(4000, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(adapted, adapted, x, dy)[1] - run(adapted, adapted.base, x, dy)[1]
+    update = dy @ (adapted.A @ (adapted.alpha * adapted.B) @ adapted.C).detach().T
+    assert 0.8 < (found * update).sum() / (update * update).sum() < 1.2
 
 
 def test_with_autocast_float64_is_left_alone(calls):

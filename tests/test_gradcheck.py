@@ -19,6 +19,7 @@ from tlora_ref import InputError
 from tlora_ref.by_hand.kernels import KERNELS
 from tlora_ref.gradcheck import ORACLES, GradientError, check
 from tlora_ref.gradcheck.arithmetic import DIGITS, to_fractions, to_mpmath
+from tlora_ref.gradcheck.checker import check_by_each
 from tlora_ref.gradcheck.comparison import Comparison
 from tlora_ref.gradcheck.confirm import confirmation
 from tlora_ref.gradcheck.oracles import Line, OracleError, central, complex_step, exact, gradient, in_mpmath, richardson
@@ -574,6 +575,37 @@ def test_two_evaluations_per_array_whatever_its_size(oracle):
     assert calls(1, 3, oracle=oracle) == calls(1, 3000, oracle=oracle)
     assert calls(5, 30, oracle=oracle) - calls(3, 30, oracle=oracle) == 2 * 2
     assert calls(2, 30, oracle=oracle, cotangents=5) == calls(2, 30, oracle=oracle)
+
+
+def test_several_oracles_share_the_gradients_and_their_protocol():
+    """Each judges as it does alone, a wrong gradient and a broken protocol included; fn runs less often."""
+    every = ("auto", "exact", "richardson", "central", "mpmath")
+    count = 0
+
+    def fwd(**arrays):
+        nonlocal count
+        count += 1
+        return TLORA.fwd(**arrays)
+
+    def doubled(dy, cache):
+        return (grads := TLORA.bwd(dy, cache)) | {"B": 2 * grads["B"]}
+
+    def cotangent_spoilt(dy, cache):
+        grads = TLORA.bwd(dy.copy(), cache)
+        dy[:] = 0
+        return grads
+
+    for vjp, verdicts in ((TLORA.bwd, {"PASS"}), (doubled, {"PASS", "FAIL"}), (cotangent_spoilt, {"PASS"})):
+        count = 0
+        together = check_by_each(fwd, vjp, point(), every, TLORA.wrt)
+        shared, count = count, 0
+        alone = [check(fwd, vjp, point(), TLORA.wrt, oracle, points=GIVEN) for oracle in every]
+        assert shared < count
+        for one, same in zip(together, alone, strict=True):
+            assert {row.verdict for row in one.rows} == verdicts
+            assert [(r.array, r.verdict) for r in one.rows] == [(r.array, r.verdict) for r in same.rows]
+            assert [(p.name, p.ok) for p in one.protocol] == [(p.name, p.ok) for p in same.protocol]
+        assert not together[0].ok or vjp is TLORA.bwd
 
 
 def test_full_mode_costs_an_evaluation_per_entry_and_finding_an_entry_few():

@@ -10,6 +10,7 @@ Checked by  tests/test_encoder.py, tests/test_counts.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -92,8 +93,10 @@ class Model:
         return self.config.layers if room in ("pooler", "head", SHARED) else -1
 
     def with_params(self, updates: Mapping[str, Any]) -> Model:
-        """The same model with some arrays exchanged."""
-        return replace(self, params={**self.params, **updates})
+        """The same model with some arrays exchanged; what follows from names alone is not worked out again."""
+        model = copy(self)
+        vars(model)["params"] = {**self.params, **updates}
+        return model
 
     def training(self, names: Collection[str]) -> Model:
         """The same model with exactly ``names`` trained."""

@@ -151,7 +151,12 @@ def is_shaped(function: Any) -> bool:
 
 def dtype_name(array: Any) -> str:
     """ "float32", of a NumPy array and of a tensor."""
-    return str(array.dtype).removeprefix("torch.")
+    return _name_of(array.dtype)
+
+
+@cache
+def _name_of(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_ids(label: str, ids: Any, below: int) -> None:

@@ -25,7 +25,7 @@ from .oracles import ORACLES, Oracle, torch_oracle
 from .pair import Pair
 from .point import Point, finite
 from .points import POINTS, chosen, elsewhere
-from .report import VERDICTS, Report, Row
+from .report import VERDICTS, Protocol, Report, Row
 
 MODES = ("directional", "full")
 
@@ -66,6 +66,27 @@ def check(
     return run.report(inputs, chosen(points))
 
 
+def check_by_each(
+    fn: Callable[..., Any],
+    vjp: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    oracles: Sequence[str | Callable[..., Any]],
+    wrt: Collection[str] | None = None,
+    protocol: Sequence[Protocol] | None = None,
+) -> list[Report]:
+    """One report an oracle, each as ``check`` makes it at the given point. The gradients by hand and their protocol
+    are the same for all of them and computed once; the exact oracle has its own gradients, in fractions.
+    ``protocol``: its outcomes, where they are known."""
+    pair, reports = Pair(fn, vjp), []
+    runs = [Run(pair, wrt, choose_oracle(oracle), oracle == "auto") for oracle in oracles]
+    points: dict[bool, Point] = {}
+    for run in runs:
+        in_fractions = run.oracle.name == "exact"
+        point = points.get(in_fractions) or points.setdefault(in_fractions, run.point(inputs))
+        reports.append(run.compare(point, run.mode, reports[0].protocol if reports else protocol))
+    return reports
+
+
 def usable(mode: str, cotangents: int) -> None:
     """Raise InputError for an unknown mode, or for fewer than one cotangent."""
     if mode not in MODES:
@@ -96,16 +117,16 @@ class Run:
     wrt: Collection[str] | None
     oracle: Oracle
     confirm: bool
-    mode: str
-    cotangents: int
-    seed: int
-    rtol: float | None
-    atol: float | None
+    mode: str = "directional"
+    cotangents: int = 2
+    seed: int = 0
+    rtol: float | None = None
+    atol: float | None = None
 
     def report(self, inputs: Mapping[str, Any], points: Sequence[str]) -> Report:
         """The report on the given point and the others."""
-        here = Point(self.pair, inputs, self.wrt, self.oracle, self.cotangents, self.seed)
-        report = self._compare(here, self.mode)
+        here = self.point(inputs)
+        report = self.compare(here, self.mode)
         rows = {row.array: row for row in report.rows}
         covered, left_out = ["given"], []
         if report.malformed or report.random or not here.hands[0]:
@@ -124,16 +145,20 @@ class Run:
                 rows[row.array] = worse(rows.get(row.array), row, name)
         return replace(report, rows=list(rows.values()), covered=tuple(covered), left_out=tuple(left_out))
 
+    def point(self, inputs: Mapping[str, Any]) -> Point:
+        """The gradients by hand at one point."""
+        return Point(self.pair, inputs, self.wrt, self.oracle, self.cotangents, self.seed)
+
     def _at(self, inputs: Mapping[str, Any], name: str, here: Point) -> list[Row] | None:
         """The rows of a further point; None where it cannot be used."""
         with np.errstate(all="ignore"):
             try:
-                there = Point(self.pair, inputs, self.wrt, self.oracle, self.cotangents, self.seed)
+                there = self.point(inputs)
             except InputError:
                 return None
             if "row" in name and any("nan" not in p and "inf" not in p for p in there.problems.values()):
                 return None  # made for one length: others stop with an error or a wrong shape, which nobody overlooks
-            return list(self._compare(there, "directional", protocol=False).rows)
+            return list(self.compare(there, "directional", ()).rows)
 
     def _fits(self, inputs: Mapping[str, Any]) -> bool:
         """Does fn take these inputs, and return finite numbers for them?"""
@@ -143,9 +168,10 @@ class Run:
         except (Exception, SystemExit):
             return False
 
-    def _compare(self, point: Point, mode: str, protocol: bool = True) -> Report:
+    def compare(self, point: Point, mode: str, protocol: Sequence[Protocol] | None = None) -> Report:
+        """The report on one point; ``protocol``: its outcomes, where they are known or not asked for."""
         comparison = Comparison(point, self.oracle, self.rtol, self.atol)
-        outcomes = point.protocol(comparison.rtol, comparison.floors[0]) if protocol else []
+        outcomes = point.protocol(comparison.rtol, comparison.floors[0]) if protocol is None else list(protocol)
         trust = confirmation(comparison) if self.confirm and point.hands[0] else None
         rows = []
         for name in point.names:

@@ -116,7 +116,13 @@ class Comparison:
         inputs = self.inputs if lifted else self.plain
         x = inputs[name]
         rounding = self.rounding if self.oracle.derivative is richardson else 0.0
-        return Line(self.point.pair.outputs, inputs, {name: v.reshape(x.shape)}, self.douts, unit(x), rounding)
+        start = (lambda: self.start) if lifted else None
+        return Line(self.point.pair.outputs, inputs, {name: v.reshape(x.shape)}, self.douts, unit(x), rounding, start)
+
+    @cached_property
+    def start(self) -> Array:
+        """Where every line begins: <dout, fn> at the point, in the oracle's numbers."""
+        return Line(self.point.pair.outputs, self.inputs, {}, self.douts)(0)
 
     def together(self) -> Line:
         """fn along one random direction through all arrays at once, in float64."""

@@ -116,7 +116,7 @@ def _met(comparison: Comparison, line: Line) -> Trace:
         # a softmax takes the largest real part away, a relu looks at signs: the result does not depend on them
         met = replace(met, unsafe=())
     # other values mean another branch for complex numbers, unless fn itself is off by as much
-    return replace(met, lost=met.lost or bool(met.away > max(1e-9, 100 * comparison.noise_share)))
+    return replace(met, lost=met.lost or bool(met.away > 1e-9 and met.away > 100 * comparison.noise_share))
 
 
 def _agrees_roughly(comparison: Comparison, line: Line, value: Array) -> bool:

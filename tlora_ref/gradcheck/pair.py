@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import Parameter, signature
 from numbers import Number
 from typing import Any
@@ -48,25 +49,33 @@ class Pair:
 
     def _by_inputs(self, inputs: Mapping[str, Any]) -> list[str] | None:
         """The inputs that vjp takes by name; None if it takes the cache."""
+        names, required, takes_any = self._parameters
+        if not all(name in inputs for name in required) or not (required or takes_any):
+            return None
+        return list(inputs) if takes_any else [name for name in names if name in inputs]
+
+    @cached_property
+    def _parameters(self) -> tuple[list[str], list[str], bool]:
+        """What vjp takes after the cotangent: the names, those without a default, and whether any other."""
         try:
             parameters = list(signature(self.vjp).parameters.values())[1:]
         except (TypeError, ValueError):
-            return None
+            return [], [], False
         takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         kinds = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
         required = [p.name for p in parameters if p.default is Parameter.empty and p.kind not in kinds]
-        if not all(name in inputs for name in required) or not (required or takes_any):
-            return None
-        return list(inputs) if takes_any else [p.name for p in parameters if p.name in inputs]
+        return [p.name for p in parameters], required, takes_any
 
 
 def leaves(value: Any) -> list[Any]:
     """The arrays of a nested output or cache, in order; what is no number is left out."""
-    if isinstance(value, Mapping):
-        return [leaf for item in value.values() for leaf in leaves(item)]
+    if isinstance(value, np.ndarray):
+        return [value]
     if isinstance(value, (tuple, list)):
         return [leaf for item in value for leaf in leaves(item)]
-    return [value if isinstance(value, np.ndarray) else np.asarray(value)] if is_number(value) else []
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    return [np.asarray(value)] if isinstance(value, Number) else []
 
 
 def rebuilt(value: Any, arrays: list[Array]) -> Any:
@@ -81,11 +90,11 @@ def rebuilt(value: Any, arrays: list[Array]) -> Any:
 
 def relayout(value: Any, order: str) -> Any:
     """A copy in memory order "C", "F" or "K" (as it is), or "gaps": every second entry of a larger array."""
-    if isinstance(value, Mapping):
-        return {key: relayout(item, order) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)([relayout(item, order) for item in value])
     if not isinstance(value, np.ndarray):
+        if isinstance(value, Mapping):
+            return {key: relayout(item, order) for key, item in value.items()}
         return value
     if order != "gaps" or value.ndim == 0:
         return value.copy(order="K" if order == "gaps" else order)

@@ -182,6 +182,22 @@ class Loss:
         """The trained arrays."""
         return {name: self.model.params[name] for name in sorted(self.model.trained)}
 
+    def in_one(self) -> tuple[Callable[..., Any], Callable[..., Any], dict[str, np.ndarray]]:
+        """(fn, vjp, inputs) of the same loss as a function of one array, the trained ones end to end: a direction goes
+        through all of them at once."""
+        arrays = self.inputs
+        ends = np.cumsum([array.size for array in arrays.values()])[:-1]
+
+        def fn(every: np.ndarray) -> tuple[Any, Any]:
+            parts = zip(arrays.items(), np.split(every, ends), strict=True)
+            return self.fn(**{name: part.reshape(array.shape) for (name, array), part in parts})
+
+        def vjp(dloss: Any, cache: Any) -> dict[str, np.ndarray]:
+            grads = self.vjp(dloss, cache)
+            return {"every": np.concatenate([grads[name].reshape(-1) for name in arrays])}
+
+        return fn, vjp, {"every": np.concatenate([array.reshape(-1) for array in arrays.values()])}
+
     @property
     def flat(self) -> frozenset[str]:
         """Arrays with a gradient of zero everywhere: a shift of all keys changes no softmax."""
@@ -255,14 +271,15 @@ def _frozen_factors(model: Model) -> set[str]:
 
 def encoder_scenarios(method: str | None, seed: int = 0) -> Iterator[tuple[str, Loss]]:
     """(name, loss): continuous tokens and ids, both poolings, causal or not, one row, one token, the start; token
-    types and a pooler as in BERT, positions counted as in RoBERTa."""
+    types and a pooler as in BERT, positions counted as in RoBERTa. Two layers, with either pooling and either kind of
+    tokens; one where another thing is asked."""
     yield "continuous tokens", encoder_loss(method, seed)
-    yield "ids, causal", encoder_loss(method, seed, vocab=7, causal=True)
-    yield "first token", encoder_loss(method, seed, pool="first")
-    yield "one row", encoder_loss(method, seed, rows=1)
-    yield "one token", encoder_loss(method, seed, time=1)
-    yield "initial point", encoder_loss(method, seed, start=True)
+    yield "ids, causal", encoder_loss(method, seed, vocab=7, causal=True, layers=1)
+    yield "first token", encoder_loss(method, seed, pool="first", layers=1)
+    yield "one row", encoder_loss(method, seed, rows=1, layers=1)
+    yield "one token", encoder_loss(method, seed, time=1, layers=1)
+    yield "initial point", encoder_loss(method, seed, start=True, layers=1)
     # one seed on: at 0 a row before a LayerNorm is all but constant, and curved beyond what plain central differences
     # can follow (they are off by 5e-6 there; the complex step and Richardson's agree with the gradient)
     yield "as BERT", encoder_loss(method, seed + 1, vocab=7, pool="first", pooler=True, types=2)
-    yield "as RoBERTa", encoder_loss(method, seed, vocab=7, pool="first", pooler=True, types=1, pad_id=1)
+    yield "as RoBERTa", encoder_loss(method, seed, vocab=7, pool="first", pooler=True, types=1, pad_id=1, layers=1)

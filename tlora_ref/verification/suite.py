@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 from ..by_hand.kernels import KERNELS
-from ..gradcheck import check
+from ..gradcheck.checker import check_by_each
 from ..gradcheck.comparison import FLOAT32
 from ..gradcheck.oracles import ORACLES
 from ..gradcheck.report import Report
-from .scenarios import encoder_scenarios, scenarios
+from .scenarios import Loss, encoder_scenarios, scenarios
 
 NEEDS = {"torch": "torch", "mpmath": "mpmath"}
 """Oracles that need a package of their own."""
 
-GIVEN = ("given",)
-"""The scenarios are the points: no others are made from them."""
+UNAWARE = ("exact", "richardson", "mpmath")
+"""Slow oracles that see numbers and not where in memory they lie: in Fortran order they would repeat, number by number,
+what they did for the scenario of the same sizes."""
 
 ENCODERS = (None, "tlora", "lora", "lorta")
 """What is attached to the encoders; every method's kernel has lines of its own. LoRTA's store is read by
@@ -64,33 +66,46 @@ def twin_of(kernel: str) -> Callable[..., Any]:
 
 
 def tasks() -> list[Task]:
-    """The whole suite. On encoders the slow oracles run at the first scenario only."""
+    """The whole suite. On encoders the slow oracles run at the first scenario only, and none for another layout."""
     all_tasks = []
     for name, op in KERNELS.items():
-        for scenario, _ in scenarios(op):
+        for scenario in _scenarios(name, None):
             oracles = ("auto",) if scenario == "float32" else available()
-            all_tasks.append(Task(name, None, scenario, tuple(o for o in oracles if o != "exact" or op.exact)))
+            left_out = UNAWARE if scenario == "Fortran order" else () if op.exact else ("exact",)
+            all_tasks.append(Task(name, None, scenario, tuple(o for o in oracles if o not in left_out)))
     every = tuple(o for o in available() if o != "exact")
     quick = tuple(o for o in every if o not in ("richardson", "mpmath"))
     for method in ENCODERS:
-        names = [scenario for scenario, _ in encoder_scenarios(method)]
+        names = _scenarios("encoder", method)
         all_tasks += [Task("encoder", method, name, quick if i else every) for i, name in enumerate(names)]
     return all_tasks
 
 
 def run_task(_: Any, task: Task) -> list[Found]:
     """All checks of one scenario."""
+    at = _scenarios(task.subject, task.method)[task.scenario]
     if task.subject == "encoder":
-        loss = dict(encoder_scenarios(task.method))[task.scenario]
-        pick = {"torch": loss.twin}
-        reports = [check(loss.fn, loss.vjp, loss.inputs, oracle=pick.get(o, o), points=GIVEN) for o in task.oracles]
-        return [Found(task, o, report, loss.flat) for o, report in zip(task.oracles, reports, strict=True)]
+        return _encoder_task(task, at)
     op = KERNELS[task.subject]
-    args = dict(scenarios(op))[task.scenario].args
-    reports = [
-        check(op.fwd, op.bwd, args, op.wrt, twin_of(op.name) if o == "torch" else o, points=GIVEN) for o in task.oracles
-    ]
+    oracles = [twin_of(op.name) if oracle == "torch" else oracle for oracle in task.oracles]
+    reports = check_by_each(op.fwd, op.bwd, at.args, oracles, op.wrt)
     return [Found(task, oracle, report) for oracle, report in zip(task.oracles, reports, strict=True)]
+
+
+def _encoder_task(task: Task, loss: Loss) -> list[Found]:
+    """Array by array against the complex step, and against PyTorch, which has all gradients at once; the others, along
+    one direction through all arrays, confirm the complex step."""
+    own = [oracle for oracle in task.oracles if oracle in ("auto", "torch")]
+    others = [oracle for oracle in task.oracles if oracle not in own]
+    twins = [loss.twin if oracle == "torch" else oracle for oracle in own]
+    reports = check_by_each(loss.fn, loss.vjp, loss.inputs, twins)
+    reports += check_by_each(*loss.in_one(), others, protocol=reports[0].protocol)
+    return [Found(task, oracle, report, loss.flat) for oracle, report in zip(own + others, reports, strict=True)]
+
+
+@cache
+def _scenarios(subject: str, method: str | None) -> dict[str, Any]:
+    return dict(encoder_scenarios(method) if subject == "encoder" else scenarios(KERNELS[subject]))
 
 
 @dataclass(frozen=True)
