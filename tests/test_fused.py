@@ -106,7 +106,7 @@ def test_it_runs_where_there_is_no_dropout_and_one_dtype(calls):
 
 
 def test_under_autocast_a_small_update_is_not_rounded_away_going_back():
-    """More rows than outputs, where other dtypes sum W0 + A M C first: in bfloat16 nothing would be left of this one."""
+    """More rows than outputs, where other dtypes sum W0 + A M C first: bfloat16 would leave nothing of this one."""
     adapted = layer(64, 48, 8, dtype=torch.float32)
     nn.init.normal_(adapted.B, std=1e-4)
     x, dy = torch.randn(4000, 64), torch.randn(4000, 48)

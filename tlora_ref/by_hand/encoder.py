@@ -161,7 +161,7 @@ def spread(x_MD: Array, real_NT: Array | None) -> Array:
     """(M, D) -> (N, T, D): the rows in their places, and zeros in those of padding. With None: x."""
     if real_NT is None:
         return x_MD
-    x_NTD = np.zeros((*real_NT.shape, x_MD.shape[-1]), dtype=x_MD.dtype)
+    x_NTD = np.zeros_like(x_MD, shape=(*real_NT.shape, x_MD.shape[-1]))
     x_NTD[real_NT] = x_MD
     return x_NTD
 
