@@ -92,18 +92,20 @@ def table_of_a_part(name):
 
 
 def table_of_a_benchmark(part):
-    """The table of one part of the stored benchmark, which was not a quick one."""
-    report = json.loads((RESULTS / "bench.json").read_text(encoding="utf-8"))
+    """The table of one part of the benchmark, which was not a quick one, and the machine it ran on."""
+    report = json.loads((RESULTS / f"bench_{part}.json").read_text(encoding="utf-8"))
     assert not report["quick"]
-    return import_module("tlora_ref.lab.jobs.bench").TABLES[part](report[part])
+    bench = import_module("tlora_ref.lab.jobs.bench")
+    return f"{bench.TABLES[part](report[part])}\n\n{bench.machine(report)}"
 
 
 SHOWN = re.findall(r"<!-- table: (.*?) -->\n\n```text\n(.*?)```\n\n<!-- end -->", EVERYTHING, re.S)
 
 
 def test_every_stored_result_has_its_table_on_one_page():
-    runs = {path.stem for path in RESULTS.glob("*.json")} - {"bench", "subspace"}
-    parts = {f"bench {part}" for part in ("layers", "encoder", "check")}
+    runs = {path.stem for path in RESULTS.glob("*.json")} - {"subspace"}
+    parts = {name.replace("_", " ") for name in runs if name.startswith("bench_")}
+    runs = {name for name in runs if not name.startswith("bench_")}
     stored = json.loads((RESULTS / "subspace.json").read_text(encoding="utf-8"))
     parts |= {f"subspace {part}" for part in import_module("tlora_ref.lab.jobs.subspace").PARTS if part in stored}
     assert sorted(name for name, _ in SHOWN) == sorted(runs | parts)

@@ -21,7 +21,7 @@ def stored(name: str) -> dict[str, Any]:
 def overhead(width: int = 1024, rank: int = 32) -> dict[str, Any]:
     """One layer of that size, forward and backward: TLoRA's operations over the frozen layer's, and for every dtype the
     (median, lower quartile, upper quartile) of the time over the frozen layer's, of TLoRA and of PEFT's LoRA."""
-    report = stored("bench")
+    report = stored("bench_layers")
     rows = [r for r in report["layers"] if (r["over"], r["width"], r["rank"]) == ("size", width, rank)]
     times: dict[str, dict[str, list[float]]] = {}
     for row in rows:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure; 0 when it is done."""
     import torch
 
-    from ..bench.kernels import held_back, in_words
+    from ..bench.kernels import held_back
     from ..bench.timing import environment
 
     cuda = torch.cuda.is_available()
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         print(warning, file=sys.stderr)
     report: dict[str, Any] = {"job": "bench", "quick": args.quick, **environment(threads=1)}
     report |= {"device": torch.cuda.get_device_name()} if cuda else {}
-    machine = json.dumps({key: value for key, value in report.items() if key != "date"})
-    store = folder / f"runs-{sha256(machine.encode()).hexdigest()[:12]}.jsonl"
+    same = json.dumps({key: value for key, value in report.items() if key != "date"})
+    store = folder / f"runs-{sha256(same.encode()).hexdigest()[:12]}.jsonl"
     tasks = [task for part in chosen for task in TASKS[part](args.quick)]
     with one_torch_thread():
         found = run_all(measure, None, tasks, "bench", workers=1, store=store)
@@ -74,10 +74,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for part in chosen:
         print(f"{TITLES[part]}\n\n{TABLES[part](report[part])}\n")
-    print(f"{report['processor']}, one thread of {report['cores']} cores, {report['date']}.")
-    print(f"Kernels: {in_words(report['kernels'])}.")
+    print(machine(report))
     print(f"Results and figures: {folder}/")
     return 0
+
+
+def machine(report: Mapping[str, Any]) -> str:
+    """What a time is worth nothing without, in a line or two."""
+    from ..bench.kernels import in_words
+
+    line = f"{report['processor']}, one thread of {report['cores']} cores, {report['date']}."
+    return f"{line}\nKernels: {in_words(report['kernels'])}." if "kernels" in report else line
 
 
 # --- what is measured ----------------------------------------------------------------------------
