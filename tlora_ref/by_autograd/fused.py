@@ -98,7 +98,7 @@ class FrozenAndUpdate(torch.autograd.Function):
         dx = None if dx_NI is None else dx_NI.view(*dy.shape[:-1], I)
         # dB = alpha dM,   dalpha = sum(dM * B)
         dM_RS = dM_RS.to(B_RS.dtype)
-        return dx, None, None, None, None, None, None, alpha * dM_RS, (dM_RS * B_RS).sum()
+        return dx, None, None, None, None, None, None, alpha * dM_RS, (dM_RS * B_RS).sum().reshape(alpha.shape)
 
 
 def autocasting(x: Tensor) -> bool:
