@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...by_hand.methods.triadapt import read_at
 from ...methods import Site
 from ...shapes import shaped
 from ..twin import Drop, Twin, frozen_linear, masked
@@ -39,15 +40,7 @@ def places(R: int, block: int, device: torch.device) -> Tensor:
 
 def triadapt_view(arrays: dict[str, Tensor], site: Site) -> dict[str, Any]:
     """The arguments for one matrix."""
-    at_RR = places(site.R, site.block, arrays["lower"].device)
-    lower_RR, upper_RR = arrays["lower"][at_RR], arrays["upper"][at_RR].T
-    return {
-        "A_IR": arrays["A"],
-        "B_RO": arrays["B"],
-        "lower_RR": lower_RR,
-        "upper_RR": upper_RR,
-        "block": site.block,
-    }
+    return read_at(places(site.R, site.block, arrays["lower"].device), arrays, site.block)
 
 
 def core(lower_RR: Tensor, upper_RR: Tensor, block: int) -> Tensor:

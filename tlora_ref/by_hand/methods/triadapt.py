@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache as remembered
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,15 +70,20 @@ def triadapt_sizes(site: Site) -> dict[str, int]:
 
 
 def triadapt_view(arrays: Arrays, site: Site) -> Arrays:
-    """The kernel's arguments for one matrix; of arrays and tensors alike."""
-    at_RR = places(site.R, site.block)
+    """The kernel's arguments for one matrix."""
+    return read_at(places(site.R, site.block), arrays, site.block)
+
+
+def read_at(at_RR: Any, arrays: Arrays, block: int) -> Arrays:
+    """The kernel's arguments, given where each place of the triangles stands in their arrays; of arrays and tensors
+    alike."""
     lower_RR, upper_RR = arrays["lower"][at_RR], arrays["upper"][at_RR].T
     return {
         "A_IR": arrays["A"],
         "B_RO": arrays["B"],
         "lower_RR": lower_RR,
         "upper_RR": upper_RR,
-        "block": site.block,
+        "block": block,
     }
 
 
