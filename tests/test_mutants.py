@@ -10,7 +10,7 @@ import pytest
 import test_kernels
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from strategies import LEADS, cases, draw_case, projected_out, sizes
+from strategies import LEADS, cases, draw_case, sizes
 
 from tlora_ref import InputError
 from tlora_ref.__main__ import main
@@ -263,14 +263,18 @@ def test_a_loss_that_falls_proves_little():
 # --- false alarms --------------------------------------------------------------------------------
 
 
+NORMALISED = {"reflect_unit": ("v_D",), "hta_unit_linear": ("left_I", "right_O"), "dora_full_linear": ("W0_IO",)}
+"""What a kernel normalises, along the first axis. Of one entry nothing is left but its sign: the gradient is zero
+everywhere, as a difference of terms of any size, and both the kernel and the oracle give their rounding for it."""
+
+
 def assert_no_alarm(data, examples):
     """Every kernel, at points as wide as those that found every bug."""
 
     @settings(max_examples=examples)
     @given(case=st.sampled_from(list(KERNELS.values())).flatmap(lambda op: cases(op, data)))
     def run(case):
-        # next to a long x, a short v leaves the rounding of terms that cancel, above any tolerance
-        assume(projected_out(case) < 100)
+        assume(not any(len(case.args[name]) == 1 for name in NORMALISED.get(case.op.name, ())))
         report = check(
             case.op.fwd, case.op.bwd, case.args, wrt=tuple(case.differentiable), seed=case.seed, points=("given",)
         )
