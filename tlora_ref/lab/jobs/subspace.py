@@ -24,15 +24,16 @@ from ...model import Model, sites
 from ...shapes import InputError
 from ...tables import output_folder, table, write_json
 from ...tensor_file import read_tensors, write_tensors
-from ..analysis.statistics import paired_difference, variance_components
-from ..analysis.steps import UNITS, best_of_curve, exponents, spread
+from ..analysis.statistics import mean_interval, paired_difference, variance_components
+from ..analysis.steps import UNITS, best_of_curve, carried_rate, exponents, spread
 from ..analysis.subspace import captured_share, isotropic_share, share_std, spectral_concentration
 from ..analysis.subspace_plots import curves_by_unit, rules_over_rank
 from ..data import load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Task, fingerprint, pretrain
 from ..informed import OTHERS, Choice, Given, Pair, directions, full_config, informed, moved, prepared
 from ..informed_text import PLAN as TEXT_PLAN
-from ..informed_text import given_text, informed_text, rows_on_text
+from ..informed_text import Informed, given_text, informed_rows, informed_text, plain_rows
+from ..language import mark_of, run_text
 from ..learning_rates import described, search
 from ..questions import WITHOUT_DATA
 from ..rooms import ByHand, Room, add_room_arguments, chosen_room
@@ -460,22 +461,36 @@ def text(work: Work) -> list[dict[str, Any]]:
     assert work.data is not None
     ranks, seeds = ((8,), 1) if work.quick else ((8, 16, 32), min(5, work.seeds))
     plan = replace(TEXT_PLAN, sizes=(600, 100, 100), epochs=1, widen=False) if work.quick else TEXT_PLAN
-    given = given_text(work.text_room, work.data, plan)
-    setups, store = rows_on_text(ranks), work.store.with_name(f"text-{work.store.name}")
-    rates = search(given, setups, plan, store, informed_text)
-    tasks = [Task(setup, rates[setup], seed, plan.epochs, "test") for setup in setups for seed in range(seeds)]
-    results = run_all(informed_text, given, tasks, "questions", store=store)
-    found = {setup: [r["accuracy"] for r in results[i * seeds : (i + 1) * seeds]] for i, setup in enumerate(setups)}
+    shared, gradients = given_text(work.text_room, work.data, plan)
+    _, base, tokens = shared
+    # the name that the job text gives its store: in its folder the runs that it made are found
+    store = work.store.with_name(f"runs-{mark_of(base, tokens)}.jsonl")
+    plain, informed_ones = plain_rows(ranks), informed_rows(ranks, list(gradients))
+    rates: dict[Setup, float] = {}
+    found: dict[Setup, list[float]] = {}
+    for setups, given, one_run in ((plain, shared, run_text), (informed_ones, (shared, gradients), informed_text)):
+        chosen = search(given, setups, plan, store, one_run)
+        tasks = [Task(setup, lr, seed, plan.epochs, "test") for setup, lr in chosen.items() for seed in range(seeds)]
+        for task, result in zip(tasks, run_all(one_run, given, tasks, "questions", store=store), strict=True):
+            found.setdefault(task.setup, []).append(result["accuracy"])
+        rates |= chosen
+    by_label = {setup.label: setup for setup in plain}
     rows = []
-    for setup, values in found.items():
-        others = {"released": replace(setup, init="released"), "lora": setups[-2]}
-        counts = count(given[1].config, setup.adapter())
-        row = {"label": setup.label, "kind": setup.kind, "init": setup.init, "trained": counts.trained,
-               "stored": counts.stored, "learning_rate": rates[setup], "accuracies": values,
-               "accuracy_mean": mean(values)}  # fmt: skip
-        for name, other in others.items():
-            if other != setup and seeds > 1:
-                difference = paired_difference(values, found[other])  # type: ignore[index]
+    for setup in [*plain, *informed_ones]:
+        source = setup.source if isinstance(setup, Informed) else ""
+        counts = count(base.config, setup.adapter())
+        once = counts.frozen_random if source not in ("", "own") else 0
+        values, own = found[setup], mean_interval(found[setup]) if seeds > 1 else None
+        row = {"label": setup.label, "kind": setup.kind, "source": source, "rank": setup.rank,
+               "trained": counts.trained, "stored": counts.stored - once, "stored_once": once,
+               "learning_rate": rates[setup], "accuracies": values, "accuracy_mean": mean(values),
+               "low": own.low if own else None, "high": own.high if own else None}  # fmt: skip
+        others = {} if setup.kind == "lora" else {"released": setup.label, "lora_trained": "LoRA r=1"}
+        if source == "own":
+            others["lora_stored"] = f"LoRA r={setup.rank}"
+        for name, label in others.items():
+            if by_label[label] != setup and seeds > 1:
+                difference = paired_difference(values, found[by_label[label]])
                 row[f"minus_{name}"] = [difference.mean, difference.low, difference.high]
         rows.append(row)
     return rows
@@ -483,12 +498,34 @@ def text(work: Work) -> list[dict[str, Any]]:
 
 def text_table(rows: list[dict[str, Any]]) -> str:
     """The table for a terminal."""
-    header = ["setup", "A and C", "in adapters", "stored", "lr", "accuracy", "minus released", "minus LoRA r=1"]
+    header = ["setup", "gradient of", "in adapters", "per task", "once", "lr", "accuracy", "minus released",
+              "minus LoRA r=1", "minus LoRA, stored"]  # fmt: skip
     return table(header, [
-        [r["label"], r["init"] if r["kind"] == "tlora" else "", f"{r['trained']:,}", f"{r['stored']:,}",
-         f"{r['learning_rate']:g}", f"{r['accuracy_mean']:.3f}", _difference(r.get("minus_released")),
-         _difference(r.get("minus_lora"))] for r in rows
-    ])  # fmt: skip
+        [r["label"], r["source"], f"{r['trained']:,}", f"{r['stored']:,}", f"{r['stored_once']:,}",
+         f"{r['learning_rate']:g}", _bounded(r), _difference(r.get("minus_released")),
+         _difference(r.get("minus_lora_trained")), _difference(r.get("minus_lora_stored"))] for r in rows
+    ]) + "\n" + carried(rows)  # fmt: skip
+
+
+def _bounded(row: Mapping[str, Any]) -> str:
+    bounds = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['accuracy_mean']:.3f}{bounds}"
+
+
+def carried(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the two rules of the part steps make of the first rank's learning rate at the others, which the search chose
+    for itself. The width is the same for all, so it cancels."""
+    first, *others = [row for row in rows if row["kind"] == "tlora" and not row["source"]]
+    lr, start = first["learning_rate"], (1, 1, first["rank"])
+    found = [
+        f"r={row['rank']} {carried_rate(lr, start, (1, 1, row['rank']), 'output'):.2g} and "
+        f"{carried_rate(lr, start, (1, 1, row['rank']), 'entry'):.2g}, chosen {row['learning_rate']:g}"
+        for row in others
+    ]
+    told = f"Released at r={first['rank']} the chosen rate is {lr:g}."
+    if found:
+        told += f" Carried by what an output and an entry of dW feel: {'; '.join(found)}."
+    return told
 
 
 PARTS: dict[str, Callable[[Work], Any]] = {

@@ -31,7 +31,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +46,14 @@ from ..analysis.statistics import mean_interval, paired_difference
 from ..analysis.verdicts import MIN_SEEDS
 from ..bench.minilm import step_times
 from ..bench.stored import stored_rates
-from ..digits import Task, fingerprint
+from ..digits import Task
 from ..language import (
     CLAIMS_SETUPS,
     PACKAGE,
     Plan,
     Setup,
-    Tokens,
     claims_on_text,
+    mark_of,
     minilm,
     nearest_mean,
     read_tokenizer,
@@ -155,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     from ..analysis import plots
 
     folder = output_folder(args.out, "text.json", "text.csv")
-    shared, mark = (room, base, tokens), _mark(base, tokens)
+    shared, mark = (room, base, tokens), mark_of(base, tokens)
     store = folder / f"runs-{mark}.jsonl"
     start = time.perf_counter()
     step = step_times(base, tokens["train"], 2 if args.quick else 5)
@@ -284,14 +283,6 @@ def _examples(questions: Questions, before: Array, after: Array) -> dict[str, An
         "to_right": int((~right["before"] & right["after"]).sum()),
         "to_wrong": int((right["before"] & ~right["after"]).sum()),
     }
-
-
-def _mark(base: Model, tokens: Mapping[str, Tokens]) -> str:
-    """Tells models and texts apart, so that runs of one are not taken for runs of another. The rooms agree."""
-    digest = sha256(f"{base.config} {fingerprint(base)}".encode())
-    for part in tokens.values():
-        digest.update(part.ids.tobytes() + part.y.tobytes())
-    return digest.hexdigest()[:12]
 
 
 # --- tables --------------------------------------------------------------------------------------
