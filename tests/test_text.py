@@ -346,6 +346,11 @@ def test_the_published_run_judges_the_claims_as_well(folder, data, tmp_path, cap
     rows = {row["key"]: row for row in claims["rows"]}
     assert rows["comparable accuracy"]["reason"] == "2 of 30 seeds"
     assert "Test accuracy on questions: TLoRA r = 5" in rows["comparable accuracy"]["measured"]
+    both = text.scales_table(claims["rows"], stored.stored("audit")["rows"])
+    (line,) = (line for line in both.splitlines() if line.startswith("alpha of q and v"))
+    assert "holds here" in line  # on the digits, with 30 seeds
+    assert line.rstrip().endswith("not judged: 2 of 30 seeds")
+    assert rows["alpha of q and v"]["figure"] in line
     for one, epochs in ((claims["measured"], 4), (claims["shorter"], 2)):
         assert (one["epochs"], one["rank"], one["width"], one["seeds"]) == (epochs, 5, 32, 2)
         assert len(one["accuracy"]["alpha_matched"]) == len(one["accuracy"]["full"]) == 2

@@ -45,7 +45,7 @@ from ...tables import output_folder, size, table, write_csv, write_json
 from ..analysis.statistics import mean_interval, paired_difference
 from ..analysis.verdicts import MIN_SEEDS
 from ..bench.minilm import step_times
-from ..bench.stored import stored_rates
+from ..bench.stored import stored, stored_rates
 from ..digits import Task
 from ..language import (
     CLAIMS_SETUPS,
@@ -202,10 +202,8 @@ def run(args: argparse.Namespace) -> int:
     print()
     print(examples_table(report))
     if report["claims"]:
-        from .audit import results_table as verdicts_table
-
         print()
-        print(verdicts_table(report["claims"]["rows"]))
+        print(scales_table(report["claims"]["rows"], stored("audit")["rows"]))
     print(f"Results and figure: {folder}/")
     return 0
 
@@ -328,3 +326,15 @@ def examples_table(report: Mapping[str, Any]) -> str:
         f"{e['to_wrong']} from right to wrong."
     )
     return table(["question", "kind", before, after], lines) + "\n" + told
+
+
+def scales_table(here: Sequence[Mapping[str, Any]], digits: Sequence[Mapping[str, Any]]) -> str:
+    """The paper's claims at both scales: on turned digits, as the published audit has them, and on questions."""
+
+    def shown(row: Mapping[str, Any]) -> list[str]:
+        n = "" if row["n"] is None else str(row["n"])
+        return [n, row["figure"], f"{row['verdict']}: {row['reason']}" if row["reason"] else row["verdict"]]
+
+    of_key = {row["key"]: row for row in digits}
+    lines = [[row["key"], *shown(of_key[row["key"]]), *shown(row)] for row in here]
+    return table(["claim", "n", "digits", "verdict", "n", "questions", "verdict"], lines)
