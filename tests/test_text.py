@@ -424,36 +424,47 @@ def test_a_folder_without_a_tokenizer_is_one_sentence(folder, data, tmp_path, ca
 
 
 @pytest.mark.job
-def test_the_random_subspace_on_questions_shares_the_runs_of_this_job(
-    folder, data, tmp_path, capsys, brief, monkeypatch
-):
+def test_the_random_subspace_on_questions_shares_the_runs_of_this_job(folder, tmp_path, capsys, brief, monkeypatch):
+    wheel = tmp_path / "some.whl"
+    rated = "".join(f"\n{i}\t{'-' if label == 'EARLY' else ''}1.5\t{text}" for i, (label, text) in enumerate(lines()))
+    contents = {
+        MEMBER: "".join(f"{label}:fine {text}\n" for label, text in lines()),
+        REVIEWS: f"id\tsentiment\ttext{rated}",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for member, content in contents.items():
+            archive.writestr(member, content)
+            monkeypatch.setitem(questions.SHA256, member, questions.sha256(content.encode()).hexdigest())
     for module in (informed_text, text):
         monkeypatch.setattr(module, "minilm", lambda: folder)
+    monkeypatch.setattr(text, "stored_rates", dict)
     plan = text.Plan(epochs=2, rates=(1e-2,), trials=1, widen=False, sizes=(64, 16, 32), time=12)
     monkeypatch.setattr(text, "FULL", plan)
     monkeypatch.setattr(subspace, "TEXT_PLAN", plan)
     monkeypatch.setattr(subspace, "FULL", replace(subspace.QUICK, pretrain=1, epochs=1))
-    out = ["--data", str(data), "--seeds", "2", "--out", str(tmp_path)]
+    out = ["--data", str(wheel), "--seeds", "2", "--out", str(tmp_path / "out")]
     assert main(["text", "--method", "tlora:8,lora:1", *out]) == 0
-    (store,) = tmp_path.glob("runs-*.jsonl")
+    (store,) = (tmp_path / "out").glob("runs-*.jsonl")
     before = store.read_text()
     assert main(["subspace", "--parts", "text", *out]) == 0
-    rows = json.loads((tmp_path / "subspace.json").read_text())["text"]
+    rows = json.loads((tmp_path / "out" / "subspace.json").read_text())["text"]
     assert subspace.text_table(rows) in capsys.readouterr().out
     counted = {(r["label"], r["source"]): (r["trained"], r["stored"], r["stored_once"]) for r in rows}
-    # four matrices of 32 x 32: the gradient's factors are stored, and serve nobody else
+    # four matrices of 32 x 32: factors of the own gradient serve nobody else, those of another task serve every task
     assert counted["TLoRA r=8", ""] == (260, 260, 0)
     assert counted["TLoRA r=8", "own"] == (260, 260 + 2_048, 0)
+    assert counted["TLoRA r=8", "film reviews"] == (260, 260, 2_048)
     assert counted["LoRA r=8", ""] == (2_048, 2_048, 0)
-    told = {r["method"]: r["accuracies"] for r in json.loads((tmp_path / "text.json").read_text())["rows"]}
+    told = {r["method"]: r["accuracies"] for r in json.loads((tmp_path / "out" / "text.json").read_text())["rows"]}
     of_label = {r["label"]: r for r in rows if not r["source"]}
     assert all(of_label[label]["accuracies"] == told[label] for label in ("TLoRA r=8", "LoRA r=1"))
     new = [json.loads(line)["key"] for line in store.read_text().removeprefix(before).splitlines()]
-    assert sum(("TLoRA r=8" in key and key.startswith("run_text")) or "LoRA r=1'" in key for key in new) == 0
+    assert not [key for key in new if "LoRA r=1'" in key or ("TLoRA r=8'" in key and key.startswith("run_text"))]
     assert len(new) == 3 * (len(rows) - 2)  # a search and two seeds of every other row
     own = next(r for r in rows if (r["label"], r["source"]) == ("TLoRA r=8", "own"))
-    beside = np.subtract(own["accuracies"], of_label["LoRA r=8"]["accuracies"])
-    assert own["minus_lora_stored"][0] == pytest.approx(beside.mean())
+    for name, other in (("released", "TLoRA r=8"), ("lora_trained", "LoRA r=1"), ("lora_stored", "LoRA r=8")):
+        beside = np.subtract(own["accuracies"], of_label[other]["accuracies"])
+        assert own[f"minus_{name}"][0] == pytest.approx(beside.mean())
 
 
 def test_of_the_wheel_the_reviews_have_a_gradient_too(folder, data, monkeypatch):
