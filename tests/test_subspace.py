@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,10 +33,13 @@ from tlora_ref.lab.analysis.subspace import (
     share_std,
     spectral_concentration,
 )
+from tlora_ref.lab.bench.stored import stored
 from tlora_ref.lab.digits import ENCODER, Plan
 from tlora_ref.lab.informed_text import REVIEWS, informed_rows, plain_rows
 from tlora_ref.lab.jobs import subspace
 from tlora_ref.methods import Site
+
+ROOT = Path(__file__).parents[1]
 
 # --- the variance of the captured share ------------------------------------------------------------
 
@@ -279,3 +283,69 @@ def test_a_fixed_alpha_is_not_trained_and_examples_are_drawn_by_the_seed():
     whole = runs.prepared(given_, runs.Choice("", "tlora", 4, init="gradient", source="own"), 0)
     assert captured_share(D["layers.0.query"], whole.params["layers.0.query.A"], whole.params["layers.0.query.C"]) > 0.1
     assert attach(base, AdapterConfig(rank=4)).trained > fixed.trained
+
+
+def test_the_figures_in_the_pages_sentences_are_those_of_its_tables():
+    page = " ".join((ROOT / "tutorials" / "subspace.md").read_text(encoding="utf-8").split())
+    report = stored("subspace")
+    rule = {
+        (r["rank"], "dW" if r["source"] == "dW of full" else r["init"]): r
+        for r in report["factors"]
+        if r["kind"] == "tlora"
+    }
+    source = {r["source"]: r for r in report["whose"] if not r["examples"]}
+    alpha = {(r["decay"], r["trains_alpha"]): r for r in report["alpha"]}
+
+    def by(row, name):
+        """A difference as the sentences have it, and whether its interval leaves zero out."""
+        mean, low, high = row[name]
+        return f"{abs(mean):.3f}".lstrip("0"), mean, low > 0 or high < 0
+
+    ranks, gained = report["ranks"], [by(rule[rank, "gradient"], "minus_released") for rank in report["ranks"]]
+    assert f"gain {gained[0][0]}, {gained[1][0]}, {gained[2][0]} and {gained[3][0]} over the released draw" in page
+    assert [mean > 0 for _, mean, _ in gained] == [True] * 4
+    assert [sure for _, _, sure in gained] == [True, True, True, False]
+    behind = [by(rule[rank, "gradient"], "minus_lora_stored") for rank in ranks]
+    assert f"at every rank: by {behind[0][0]}, {behind[1][0]}, {behind[2][0]} and {behind[3][0]}." in page
+    assert all(mean < 0 and sure for _, mean, sure in behind)
+    against = {r: [by(rule[rank, r], "minus_lora_trained") for rank in ranks[1:]] for r in ("gradient", "released")}
+    words = (
+        f"{against['gradient'][0][0]} ahead at r = 8, level at r = 16 and {against['gradient'][2][0]} behind at r = 32"
+    )
+    assert f"{words}; the draw is level, {against['released'][1][0]} and {against['released'][2][0]} behind." in page
+    assert [(mean > 0, sure) for _, mean, sure in against["gradient"]] == [(True, True), (True, False), (False, True)]
+    assert [sure for _, _, sure in against["released"]] == [False, True, True]
+    of_draws = [by(rule[rank, "orthonormal"], "minus_released") for rank in ranks]
+    assert (
+        f"gain {of_draws[1][0]} at r = 8, nothing that 30 seeds could show at r = 4 and 16, and lose {of_draws[3][0]}"
+        in page
+    )
+    assert [(mean > 0) * sure for _, mean, sure in of_draws] == [0, 1, 0, 0]
+    assert [sure for _, _, sure in of_draws] == [False, True, False, True]
+    of_W0 = [by(rule[rank, "weight_svd"], "minus_released") for rank in ranks]
+    assert f"gain {of_W0[1][0]} at r = 8 and {of_W0[3][0]} at r = 32" in page
+    assert [(mean > 0) * sure for _, mean, sure in of_W0] == [0, 1, 0, 1]
+    assert f"where they hold {rule[16, 'dW']['share']:.2f} of it".replace("0.", ".") in page
+    assert not by(rule[16, "dW"], "minus_released")[2]
+    assert (
+        max(report["factors"], key=lambda r: r["accuracy_mean"] * (r["rank"] == 8 and r["kind"] == "tlora"))
+        is rule[8, "dW"]
+    )
+    assert rule[32, "released"]["share"] > 0.999
+
+    beside_own = {name: by(row, "minus_own") for name, row in source.items() if name not in ("own", "")}
+    assert {name for name, (_, _, sure) in beside_own.items() if sure} == {"flip", "own, head trained"}
+    flip = by(source["flip"], "minus_released")
+    assert f"`flip` are {beside_own['flip'][0]} behind and still {flip[0]} ahead of the draw" in page
+    assert flip[2]
+    assert f"does not help: it costs {beside_own['own, head trained'][0]}." in page
+    few = next(r for r in report["whose"] if r["examples"] == 16)
+    assert not by(few, "minus_own")[2]
+
+    fixed = {decay: by(row, "minus_trained_alpha") for (decay, trains), row in alpha.items() if not trains}
+    assert [sure for _, _, sure in (fixed[0.0], fixed[0.01], fixed[0.1])] == [False, False, True]
+    end = f"{alpha[0.1, True]['alpha']:.2f}"
+    assert f"it costs {fixed[0.1][0]} at ten times that decay, where a trained alpha ends at {end}" in page
+    draw = {(r["label"], r["init"]): r["draw"] for r in report["variance"]}
+    for rank, less in ((4, False), (8, True), (16, True), (32, True)):
+        assert (draw[f"TLoRA r={rank}", "orthonormal"] < draw[f"TLoRA r={rank}", "released"]) == less
