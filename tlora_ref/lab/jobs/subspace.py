@@ -486,7 +486,7 @@ def text(work: Work) -> list[dict[str, Any]]:
                "learning_rate": rates[setup], "accuracies": values, "accuracy_mean": mean(values),
                "low": own.low if own else None, "high": own.high if own else None}  # fmt: skip
         others = {} if setup.kind == "lora" else {"released": setup.label, "lora_trained": "LoRA r=1"}
-        if source == "own":
+        if source == "own" and setup.rank == ranks[0]:
             others["lora_stored"] = f"LoRA r={setup.rank}"
         for name, label in others.items():
             if by_label[label] != setup and seeds > 1:
