@@ -4,6 +4,7 @@ import json
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import datasets
@@ -17,6 +18,7 @@ from tlora_ref import AdapterConfig, TrainConfig
 from tlora_ref.__main__ import main
 from tlora_ref.by_hand import load_pretrained, loss_and_grads
 from tlora_ref.lab import informed_text, language, questions
+from tlora_ref.lab.analysis.statistics import paired_difference
 from tlora_ref.lab.bench import stored
 from tlora_ref.lab.digits import Task
 from tlora_ref.lab.jobs import subspace, text
@@ -366,10 +368,53 @@ def test_the_published_run_judges_the_claims_as_well(folder, data, tmp_path, cap
 
 def test_known_rates_are_those_of_the_stored_table(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "RESULTS", tmp_path)
-    assert stored.stored_rates() == {}
     rows = [{"method": "nothing", "learning_rate": None}, {"method": "TLoRA r=32", "learning_rate": 0.01}]
     (tmp_path / "text.json").write_text(json.dumps({"rows": rows}))
     assert stored.stored_rates() == {"TLoRA r=32": 0.01}
+
+
+def test_the_page_shows_the_published_run():
+    report = stored.stored("text")
+    assert (report["quick"], report["seeds"], report["searched"]) == (False, text.PUBLISHED_SEEDS, True)
+    assert report["questions"] == {"train": 2_000, "validation": 500, "test": 1_000}
+    assert [row["method"] for row in report["rows"][2:]] == [setup.label for setup in text.setups(text.EVERY)]
+    page = (Path(__file__).parents[1] / "tutorials" / "real_language.md").read_text(encoding="utf-8")
+    both = text.scales_table(report["claims"]["rows"], stored.stored("audit")["rows"])
+    shown = {"confusion": text.confusion_tables(report), "examples": text.examples_table(report), "scales": both}
+    for name, told in shown.items():
+        assert f"<!-- text: {name} -->\n\n```text\n{told}\n```" in page
+    sentences = " ".join(page.split())
+    of = {row["method"]: row["accuracy_mean"] for row in report["rows"]}
+
+    def apart(one, other):
+        return f"{of[one] - of[other]:.3f}".lstrip("0")
+
+    tlora, head = "TLoRA r=32", "head only"
+    assert f"adds 780 and gains {apart('TLoRA r=8', head)} over the head alone" in sentences
+    assert f"is {apart(tlora, head)} above the head and {apart(tlora, 'TF-IDF')} above TF-IDF" in sentences
+    assert f"and {apart('everything', tlora)} behind everything" in sentences
+    assert f"is {apart('LoRA r=1', tlora)} above that, which five seeds cannot tell from nothing" in sentences
+    by_label = {row["method"]: row for row in report["rows"]}
+    difference = paired_difference(by_label["LoRA r=1"]["accuracies"], by_label[tlora]["accuracies"])
+    assert difference.low < 0 < difference.high
+    assert by_label["LoRA r=8"]["minus_full_low"] < 0 < by_label["LoRA r=8"]["minus_full_high"]
+    here, there = ({r["key"]: r for r in rows} for rows in (report["claims"]["rows"], stored.stored("audit")["rows"]))
+    points = [rows["comparable accuracy"]["figure"].split()[0].lstrip("−") for rows in (there, here)]
+    assert f"by {points[0]} and {points[1]} points" in sentences
+    for rows in (here, there):
+        assert rows["dropout on the update"]["figure"].startswith("−")
+        assert rows["alpha matters"]["figure"].partition("[")[2].startswith("−")  # the interval holds zero
+        assert all(rows[key]["figure"].startswith("+") for key in ("alpha of q and v", "alpha and B"))
+    assert f"of {here['alpha and B']['figure'].split()[0].lstrip('+0')}, where the logs have .81 to .96" in sentences
+    assert f"quarter of {here['norms settle']['figure'].split()[0]} %, where they have 0.7 to 3.3" in sentences
+    cosine = here["cosine as published"]["measured"]
+    assert "computed as released: 0.90 " in cosine
+    assert "updates of the same norms: 0.90 " in cosine
+    assert "cos(dW, dW'): 0.02 " in here["cosine of the updates"]["measured"]
+    assert "another seed: 0.49 " in here["cosine of the updates"]["measured"]
+    assert "Frobenius: TLoRA 0.26 " in here["norms like LoRA's"]["measured"]
+    # the claims are measured on the seeds of the rows
+    assert report["claims"]["measured"]["accuracy"]["tlora"] == by_label[tlora]["accuracies"]
 
 
 def test_a_matrix_of_confusion_has_a_line_for_each_true_class():

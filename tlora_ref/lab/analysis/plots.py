@@ -226,12 +226,18 @@ def alpha_and_norm(path: Path, label: str, histories: list[Mapping[str, Any]]) -
 
 def accuracy_of_setups(path: Path, rows: list[Mapping[str, Any]]) -> None:
     """Test accuracy over trained parameters, a mark for every seed, the mean and its interval; what trains nothing
-    of the model as lines."""
-    with figure(path, width=7.4) as ((axis,),):
+    of the model as lines, or as a note at the foot where a line would lie far below every row."""
+    lowest = min(min(r["accuracies"]) for r in rows if r["stored_bytes"] is not None) - 0.05
+    with figure(path, width=8.4, height=4.8) as ((axis,),):
         for row, dash in zip((r for r in rows if r["stored_bytes"] is None), DASHES[1:], strict=False):
-            axis.axhline(row["accuracy_mean"], color=COLOURS["nothing"], ls=dash, lw=1.2)
-            axis.annotate(row["method"], (0.01, row["accuracy_mean"]), xytext=(0, 3), fontsize=9,
-                          xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+            accuracy, at = row["accuracy_mean"], {"textcoords": "offset points", "fontsize": 9}
+            if accuracy < lowest:
+                axis.annotate(
+                    f"{row['method']}: {accuracy:.3f}", (0.01, 0), xytext=(0, 4), xycoords="axes fraction", **at
+                )
+                continue
+            axis.axhline(accuracy, color=COLOURS["nothing"], ls=dash, lw=1.2)
+            axis.annotate(row["method"], (0.01, accuracy), xytext=(0, 3), xycoords=("axes fraction", "data"), **at)
         for row in (r for r in rows if r["stored_bytes"] is not None):
             colour, marker, n = COLOURS[row["kind"]], MARKERS[row["kind"]], len(row["accuracies"])
             axis.scatter([row["trained"]] * n, row["accuracies"], color=colour, marker=marker, s=18, alpha=0.45)

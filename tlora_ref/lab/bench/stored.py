@@ -33,5 +33,5 @@ def overhead(width: int = 1024, rank: int = 32) -> dict[str, Any]:
 
 def stored_rates() -> dict[str, float]:
     """Row -> the learning rate that the published run of ``text`` chose for it, on validation questions."""
-    rows = json.loads((RESULTS / "text.json").read_text())["rows"] if (RESULTS / "text.json").exists() else []
+    rows = stored("text")["rows"]
     return {row["method"]: row["learning_rate"] for row in rows if row["learning_rate"] is not None}
