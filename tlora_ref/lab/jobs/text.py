@@ -80,7 +80,7 @@ EVERY = "head,tlora:8,tlora:16,tlora:32,lora:1,lora:8,lora_xs:32,vera:256,dora:8
 
 FULL = Plan(epochs=4, rates=(1e-3, 1e-2), trials=1)
 PUBLISHED = replace(FULL, rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2), trials=2)
-QUICK = replace(FULL, epochs=2, widen=False, sizes=(240, 80, 160), time=16)
+QUICK = replace(FULL, epochs=2, rates=(3e-4, 1e-2), widen=False, sizes=(240, 80, 160), time=16)
 SEEDS, QUICK_SEEDS, PUBLISHED_SEEDS = 2, 1, 5
 
 
@@ -163,8 +163,9 @@ def run(args: argparse.Namespace) -> int:
     with one_thread():
         words, coefficients = tf_idf(parts)
     wanted = list(dict.fromkeys([*chosen, *CLAIMS_SETUPS.values()])) if args.published else chosen
-    # the wheel's file is always the same one, and so is the package's model
-    known = {} if args.published or args.model or Path(args.data).suffix != ".whl" else stored_rates()
+    # the wheel's file is always the same one, and so is the package's model; short runs want other rates
+    own = args.published or args.quick or args.model or Path(args.data).suffix != ".whl"
+    known = {} if own else stored_rates()
     rates = {setup: known[setup.label] for setup in wanted if setup.label in known}
     left = [setup for setup in wanted if setup not in rates]
     rates |= search(shared, left, plan, store, run_text) if left else {}
