@@ -141,6 +141,21 @@ def test_a_layers_row_has_its_time_its_bytes_and_its_closed_form(dtype):
     assert by_name[layers.OURS]["flops_over_floor"] > 1
 
 
+@pytest.mark.parametrize(("capability", "count"), [("AVX512", 4), ("AVX2", 1), ("DEFAULT", 1)])
+def test_bfloat16_is_timed_where_the_processor_multiplies_it(capability, count, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    cases = [case for case in bench.TASKS["layers"](False) if case[1] == "size"]
+    assert [case[5] for case in cases] == ["float32"] * 4 + ["bfloat16"] * count
+    row = {"over": "size", "layer": "TLoRA", "ratio": 1.5, "kept_bytes": 0, "update_share": 1.0}
+    found = bench.layers_table(
+        [row | dict(zip(("width", "rows", "rank", "dtype"), case[2:6], strict=True)) for case in cases]
+    )
+    assert ("no time to judge by" in found) == (count < 4)
+    assert f"leaves of a small one at d = {cases[-1][2]}" in found
+    assert "at d = 4096 in float32" in found
+    assert found.splitlines()[2].split() == ["TLoRA", *["1.50"] * (4 + count), "0.0", "MiB", "1.00"]
+
+
 # --- the encoder ---------------------------------------------------------------------------------
 
 

@@ -240,7 +240,7 @@ def test_on_questions_the_gradients_rows_sit_between_its_singular_vectors_and_th
     base = init_encoder(EncoderConfig(width=8, vocab=11, heads=2, hidden=12))
     D = {name: np.random.default_rng(0).standard_normal((8, 8)) for name in
          ("layers.0.query", "layers.0.value", "layers.1.query", "layers.1.value")}  # fmt: skip
-    released, (gradient, reviews) = plain_rows((3,))[0], informed_rows((3,), ["own", REVIEWS])
+    released, (gradient, reviews) = plain_rows(base, (3,))[0], informed_rows((3,), ["own", REVIEWS])
     assert (gradient.source, reviews.source) == ("own", REVIEWS)
     model = gradient.between(base, D)
     for name, D_IO in D.items():

@@ -485,7 +485,7 @@ def test_the_random_subspace_on_questions_shares_the_runs_of_this_job(folder, tm
     monkeypatch.setattr(text, "stored_rates", dict)
     plan = text.Plan(epochs=2, rates=(1e-2,), trials=1, widen=False, sizes=(64, 16, 32), time=12)
     monkeypatch.setattr(text, "FULL", plan)
-    monkeypatch.setattr(subspace, "TEXT_PLAN", plan)
+    monkeypatch.setattr(informed_text, "PLAN", plan)
     monkeypatch.setattr(subspace, "FULL", replace(subspace.QUICK, pretrain=1, epochs=1))
     out = ["--data", str(wheel), "--seeds", "2", "--out", str(tmp_path / "out")]
     assert main(["text", "--method", "tlora:8,lora:1", *out]) == 0
@@ -499,17 +499,21 @@ def test_the_random_subspace_on_questions_shares_the_runs_of_this_job(folder, tm
     assert counted["TLoRA r=8", ""] == (260, 260, 0)
     assert counted["TLoRA r=8", "own"] == (260, 260 + 2_048, 0)
     assert counted["TLoRA r=8", "film reviews"] == (260, 260, 2_048)
-    assert counted["LoRA r=8", ""] == (2_048, 2_048, 0)
+    # LoRA of one more rank stores 256 numbers more: 9 is nearest to 2,308, 20 to 5,124, and no rank passes the width
+    assert [label for label, _ in counted if label.startswith("LoRA")] == [f"LoRA r={n}" for n in (1, 9, 20, 32)]
+    assert counted["LoRA r=9", ""] == (2_304, 2_304, 0)
     told = {r["method"]: r["accuracies"] for r in json.loads((tmp_path / "out" / "text.json").read_text())["rows"]}
     of_label = {r["label"]: r for r in rows if not r["source"]}
     assert all(of_label[label]["accuracies"] == told[label] for label in ("TLoRA r=8", "LoRA r=1"))
     new = [json.loads(line)["key"] for line in store.read_text().removeprefix(before).splitlines()]
     assert not [key for key in new if "LoRA r=1'" in key or ("TLoRA r=8'" in key and key.startswith("run_text"))]
     assert len(new) == 3 * (len(rows) - 2)  # a search and two seeds of every other row
-    own = next(r for r in rows if (r["label"], r["source"]) == ("TLoRA r=8", "own"))
-    for name, other in (("released", "TLoRA r=8"), ("lora_trained", "LoRA r=1"), ("lora_stored", "LoRA r=8")):
-        beside = np.subtract(own["accuracies"], of_label[other]["accuracies"])
-        assert own[f"minus_{name}"][0] == pytest.approx(beside.mean())
+    for rank, nearest in ((8, 9), (16, 20), (32, 32)):
+        own = next(r for r in rows if (r["label"], r["source"]) == (f"TLoRA r={rank}", "own"))
+        others = {"released": f"TLoRA r={rank}", "lora_trained": "LoRA r=1", "lora_stored": f"LoRA r={nearest}"}
+        for name, other in others.items():
+            beside = np.subtract(own["accuracies"], of_label[other]["accuracies"])
+            assert own[f"minus_{name}"][0] == pytest.approx(beside.mean())
 
 
 def test_of_the_wheel_the_reviews_have_a_gradient_too(folder, data, monkeypatch):

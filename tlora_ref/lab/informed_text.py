@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from ..by_hand import load_pretrained, loss_and_grads
 from ..config import AdapterConfig, TrainConfig
+from ..counts import count
 from ..factors import along_singular_vectors
 from ..init import attach
 from ..model import Model, sites
-from . import language
+from . import digits, language
+from .analysis.statistics import mean_interval, paired_difference
 from .digits import Task
 from .language import BATCH, Plan, Tokens, minilm, read_tokenizer, run_text, tokenize
-from .learning_rates import FIRST_SEED
+from .learning_rates import FIRST_SEED, search
 from .questions import load_questions, load_reviews
 from .rooms import Room
+from .runs import run_all
 
 Array = np.ndarray
 
@@ -107,11 +112,26 @@ def informed_text(given: tuple[Shared, Gradients], task: Task) -> dict[str, Any]
     return run_text(shared, replace(task, setup=ready))
 
 
-def plain_rows(ranks: Sequence[int]) -> list[language.Setup]:
-    """TLoRA as released at every rank; LoRA of rank 1, which trains least, and of the first rank, which stores as much
-    as TLoRA with factors of its own."""
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def plain_rows(base: Model, ranks: Sequence[int]) -> list[language.Setup]:
+    """TLoRA as released at every rank; LoRA of rank 1, which trains least, and at every rank the LoRA that stores as
+    much as TLoRA with factors of its own."""
     found = [language.Setup(f"TLoRA r={rank}", "tlora", rank) for rank in ranks]
-    return [*found, *(language.Setup(f"LoRA r={rank}", "lora", rank) for rank in (1, ranks[0]))]
+    loras = sorted({1, *(storing_as_much(base, setup) for setup in informed_rows(ranks, []))})
+    return [*found, *(lora(rank) for rank in loras)]
+
+
+def lora(rank: int) -> language.Setup:
+    """A row of LoRA."""
+    return language.Setup(f"LoRA r={rank}", "lora", rank)
+
+
+def storing_as_much(base: Model, setup: Informed) -> int:
+    """The rank, up to the width, whose LoRA stores a number of numbers nearest to a setup's."""
+    wanted, of_one = (count(base.config, s.adapter()).stored for s in (setup, lora(1)))
+    return min(round(wanted / of_one), base.config.width)  # LoRA's numbers are proportional to its rank
 
 
 def informed_rows(ranks: Sequence[int], sources: Sequence[str]) -> list[Informed]:
@@ -119,3 +139,40 @@ def informed_rows(ranks: Sequence[int], sources: Sequence[str]) -> list[Informed
     found = [Informed(f"TLoRA r={rank}", "tlora", rank) for rank in ranks]
     others = [source for source in sources if source != "own"]
     return [*found, *(Informed(f"TLoRA r={ranks[0]}", "tlora", ranks[0], source=source) for source in others)]
+
+
+def compare(room: Room, data: str, folder: Path, seeds: int, ranks: Sequence[int], plan: Plan) -> list[dict[str, Any]]:
+    """A row a setup: released factors, those of gradients, and LoRA, over some seeds, at the rates of a search. Runs
+    are kept in ``folder`` under the name that the job text gives its own, so that each finds the other's."""
+    shared, gradients = given_text(room, data, plan)
+    _, base, tokens = shared
+    store = folder / f"runs-{language.mark_of(base, tokens)}.jsonl"
+    plain, informed = plain_rows(base, ranks), informed_rows(ranks, list(gradients))
+    rates: dict[digits.Setup, float] = {}
+    found: dict[digits.Setup, list[float]] = {}
+    for setups, given, one_run in ((plain, shared, run_text), (informed, (shared, gradients), informed_text)):
+        chosen = search(given, setups, plan, store, one_run)
+        tasks = [Task(setup, lr, seed, plan.epochs, "test") for setup, lr in chosen.items() for seed in range(seeds)]
+        for task, result in zip(tasks, run_all(one_run, given, tasks, "questions", store=store), strict=True):
+            found.setdefault(task.setup, []).append(result["accuracy"])
+        rates |= chosen
+    by_label = {setup.label: setup for setup in plain}
+    rows = []
+    for setup in [*plain, *informed]:
+        source = setup.source if isinstance(setup, Informed) else ""
+        counts = count(base.config, setup.adapter())
+        once = counts.frozen_random if source not in ("", "own") else 0
+        values, own = found[setup], mean_interval(found[setup]) if seeds > 1 else None
+        row = {"label": setup.label, "kind": setup.kind, "source": source, "rank": setup.rank,
+               "trained": counts.trained, "stored": counts.stored - once, "stored_once": once,
+               "learning_rate": rates[setup], "accuracies": values, "accuracy_mean": mean(values),
+               "low": own.low if own else None, "high": own.high if own else None}  # fmt: skip
+        others = {} if setup.kind == "lora" else {"released": by_label[setup.label], "lora_trained": lora(1)}
+        if isinstance(setup, Informed) and source == "own":
+            others["lora_stored"] = lora(storing_as_much(base, setup))
+        for name, other in others.items():
+            if other != setup and seeds > 1:
+                difference = paired_difference(values, found[other])
+                row[f"minus_{name}"] = [difference.mean, difference.low, difference.high]
+        rows.append(row)
+    return rows

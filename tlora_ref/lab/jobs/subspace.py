@@ -24,16 +24,14 @@ from ...model import Model, sites
 from ...shapes import InputError
 from ...tables import output_folder, table, write_json
 from ...tensor_file import read_tensors, write_tensors
-from ..analysis.statistics import mean_interval, paired_difference, variance_components
+from .. import informed_text
+from ..analysis.statistics import paired_difference, variance_components
 from ..analysis.steps import UNITS, best_of_curve, carried_rate, exponents, spread
 from ..analysis.subspace import captured_share, isotropic_share, share_std, spectral_concentration
 from ..analysis.subspace_plots import curves_by_unit, rules_over_rank
 from ..data import load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Task, fingerprint, pretrain
 from ..informed import OTHERS, Choice, Given, Pair, directions, full_config, informed, moved, prepared
-from ..informed_text import PLAN as TEXT_PLAN
-from ..informed_text import Informed, given_text, informed_rows, informed_text, plain_rows
-from ..language import mark_of, run_text
 from ..learning_rates import described, search
 from ..questions import WITHOUT_DATA
 from ..rooms import ByHand, Room, add_room_arguments, chosen_room
@@ -459,41 +457,11 @@ def alpha_table(rows: list[dict[str, Any]]) -> str:
 def text(work: Work) -> list[dict[str, Any]]:
     """MiniLM on questions: both rules at three ranks, and LoRA, over five seeds at most."""
     assert work.data is not None
-    ranks, seeds = ((8,), 1) if work.quick else ((8, 16, 32), min(5, work.seeds))
-    plan = replace(TEXT_PLAN, sizes=(600, 100, 100), epochs=1, widen=False) if work.quick else TEXT_PLAN
-    shared, gradients = given_text(work.text_room, work.data, plan)
-    _, base, tokens = shared
-    # the name that the job text gives its store: in its folder the runs that it made are found
-    store = work.store.with_name(f"runs-{mark_of(base, tokens)}.jsonl")
-    plain, informed_ones = plain_rows(ranks), informed_rows(ranks, list(gradients))
-    rates: dict[Setup, float] = {}
-    found: dict[Setup, list[float]] = {}
-    for setups, given, one_run in ((plain, shared, run_text), (informed_ones, (shared, gradients), informed_text)):
-        chosen = search(given, setups, plan, store, one_run)
-        tasks = [Task(setup, lr, seed, plan.epochs, "test") for setup, lr in chosen.items() for seed in range(seeds)]
-        for task, result in zip(tasks, run_all(one_run, given, tasks, "questions", store=store), strict=True):
-            found.setdefault(task.setup, []).append(result["accuracy"])
-        rates |= chosen
-    by_label = {setup.label: setup for setup in plain}
-    rows = []
-    for setup in [*plain, *informed_ones]:
-        source = setup.source if isinstance(setup, Informed) else ""
-        counts = count(base.config, setup.adapter())
-        once = counts.frozen_random if source not in ("", "own") else 0
-        values, own = found[setup], mean_interval(found[setup]) if seeds > 1 else None
-        row = {"label": setup.label, "kind": setup.kind, "source": source, "rank": setup.rank,
-               "trained": counts.trained, "stored": counts.stored - once, "stored_once": once,
-               "learning_rate": rates[setup], "accuracies": values, "accuracy_mean": mean(values),
-               "low": own.low if own else None, "high": own.high if own else None}  # fmt: skip
-        others = {} if setup.kind == "lora" else {"released": setup.label, "lora_trained": "LoRA r=1"}
-        if source == "own" and setup.rank == ranks[0]:
-            others["lora_stored"] = f"LoRA r={setup.rank}"
-        for name, label in others.items():
-            if by_label[label] != setup and seeds > 1:
-                difference = paired_difference(values, found[by_label[label]])
-                row[f"minus_{name}"] = [difference.mean, difference.low, difference.high]
-        rows.append(row)
-    return rows
+    if work.quick:
+        plan, ranks, seeds = replace(informed_text.PLAN, sizes=(600, 100, 100), epochs=1, widen=False), (8,), 1
+    else:
+        plan, ranks, seeds = informed_text.PLAN, (8, 16, 32), min(5, work.seeds)
+    return informed_text.compare(work.text_room, work.data, work.store.parent, seeds, ranks, plan)
 
 
 def text_table(rows: list[dict[str, Any]]) -> str:
