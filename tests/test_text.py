@@ -349,10 +349,13 @@ def test_the_published_run_judges_the_claims_as_well(folder, data, tmp_path, cap
     assert rows["comparable accuracy"]["reason"] == "2 of 30 seeds"
     assert "Test accuracy on questions: TLoRA r = 5" in rows["comparable accuracy"]["measured"]
     both = text.scales_table(claims["rows"], stored.stored("audit")["rows"])
-    (line,) = (line for line in both.splitlines() if line.startswith("alpha of q and v"))
-    assert "holds here" in line  # on the digits, with 30 seeds
-    assert line.rstrip().endswith("not judged: 2 of 30 seeds")
-    assert rows["alpha of q and v"]["figure"] in line
+    lines = both.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("alpha of q and v"))
+    assert lines[at].split()[5:7] == ["digits", "30"]
+    assert lines[at].endswith("holds here")
+    assert lines[at + 1].split()[:2] == ["questions", "2"]
+    assert lines[at + 1].endswith("not judged: 2 of 30 seeds")
+    assert rows["alpha of q and v"]["figure"] in lines[at + 1]
     for one, epochs in ((claims["measured"], 4), (claims["shorter"], 2)):
         assert (one["epochs"], one["rank"], one["width"], one["seeds"]) == (epochs, 5, 32, 2)
         assert len(one["accuracy"]["alpha_matched"]) == len(one["accuracy"]["full"]) == 2

@@ -14,9 +14,10 @@ seeds is published only where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from ...paper import CLAIMS
 from .statistics import holm, p_above
@@ -89,6 +90,11 @@ class Row:
     verdict: str
     reason: str
     why: str
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """The verdict of a row of a report, with its reason where there is one."""
+    return f"{row['verdict']}: {row['reason']}" if row["reason"] else str(row["verdict"])
 
 
 # --- what seeds say ------------------------------------------------------------------------------

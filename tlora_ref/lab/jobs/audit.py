@@ -39,7 +39,7 @@ from ..analysis.misprints import misprints, misprints_table
 from ..analysis.norms import factor_norms
 from ..analysis.subspace import isotropic_share
 from ..analysis.updates import update
-from ..analysis.verdicts import CANNOT, MIN_SEEDS, Row
+from ..analysis.verdicts import CANNOT, MIN_SEEDS, Row, in_words
 from ..bench.stored import overhead
 from ..data import SHIFTS, load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Shared, Task, Variant, fingerprint, pretrain
@@ -160,7 +160,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table for a terminal."""
     lines = [
         [r["key"], "" if r["n"] is None else str(r["n"]), r["figure"], "" if r["p"] is None else f"{r['p']:.2g}",
-         f"{r['verdict']}: {r['reason']}" if r["reason"] else r["verdict"]]
+         in_words(r)]
         for r in rows
     ]  # fmt: skip
     return table(["claim", "n", "key figure", "p", "verdict"], lines)

@@ -43,7 +43,7 @@ from ...model import Model
 from ...shapes import InputError
 from ...tables import output_folder, size, table, write_csv, write_json
 from ..analysis.statistics import mean_interval, paired_difference
-from ..analysis.verdicts import MIN_SEEDS
+from ..analysis.verdicts import MIN_SEEDS, in_words
 from ..bench.minilm import step_times
 from ..bench.stored import stored, stored_rates
 from ..digits import Task
@@ -330,12 +330,12 @@ def examples_table(report: Mapping[str, Any]) -> str:
 
 
 def scales_table(here: Sequence[Mapping[str, Any]], digits: Sequence[Mapping[str, Any]]) -> str:
-    """The paper's claims at both scales: on turned digits, as the published audit has them, and on questions."""
-
-    def shown(row: Mapping[str, Any]) -> list[str]:
-        n = "" if row["n"] is None else str(row["n"])
-        return [n, row["figure"], f"{row['verdict']}: {row['reason']}" if row["reason"] else row["verdict"]]
-
+    """The paper's claims at both scales, two lines a claim: on turned digits, as the published audit has them, and on
+    questions."""
     of_key = {row["key"]: row for row in digits}
-    lines = [[row["key"], *shown(of_key[row["key"]]), *shown(row)] for row in here]
-    return table(["claim", "n", "digits", "verdict", "n", "questions", "verdict"], lines)
+    lines = [
+        [key, scale, "" if row["n"] is None else str(row["n"]), row["figure"], in_words(row)]
+        for there in here
+        for key, scale, row in ((there["key"], "digits", of_key[there["key"]]), ("", "questions", there))
+    ]
+    return table(["claim", "on", "n", "figure", "verdict"], lines)
