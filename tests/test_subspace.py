@@ -17,7 +17,7 @@ from tlora_ref.by_hand.optimizers import adamw_init, adamw_step
 from tlora_ref.draws import uniform
 from tlora_ref.lab import informed as runs
 from tlora_ref.lab.analysis.conserved import descend
-from tlora_ref.lab.analysis.statistics import variance_components
+from tlora_ref.lab.analysis.statistics import paired_difference, variance_components
 from tlora_ref.lab.analysis.steps import (
     FIRST_STEP,
     UNITS,
@@ -251,7 +251,7 @@ def test_on_questions_the_gradients_rows_sit_between_its_singular_vectors_and_th
 
 
 def test_the_table_of_questions_shows_every_row_and_carries_the_rate():
-    bounds = {"accuracy_mean": 0.9, "low": 0.85, "high": 0.95}
+    bounds = {"accuracy_mean": 0.9, "low": 0.85, "high": 0.95, "accuracies": [0.88, 0.9, 0.92]}
     row = {"label": "TLoRA r=8", "kind": "tlora", "source": "", "rank": 8, "trained": 780, "stored": 780,
            "stored_once": 0, "learning_rate": 0.01, **bounds}  # fmt: skip
     wider = row | {"label": "TLoRA r=32", "rank": 32, "learning_rate": 0.03}
@@ -260,6 +260,7 @@ def test_the_table_of_questions_shows_every_row_and_carries_the_rate():
     assert "+0.100 [+0.000, +0.200]" in shown
     assert "0.900 [0.850, 0.950]" in shown
     assert "74,508" in shown
+    assert "mean and interval (n = 3)" in shown
     # by 1 / R and by R^(-1/2), at the same width
     assert shown.splitlines()[-1] == (
         "Released at r=8 the chosen rate is 0.01. Carried by what an output and an entry of dW feel: r=32 0.0025 and "
@@ -349,3 +350,44 @@ def test_the_figures_in_the_pages_sentences_are_those_of_its_tables():
     draw = {(r["label"], r["init"]): r["draw"] for r in report["variance"]}
     for rank, less in ((4, False), (8, True), (16, True), (32, True)):
         assert (draw[f"TLoRA r={rank}", "orthonormal"] < draw[f"TLoRA r={rank}", "released"]) == less
+
+
+def test_the_sentences_on_a_language_model_are_those_of_its_table():
+    page = " ".join((ROOT / "tutorials" / "subspace.md").read_text(encoding="utf-8").split())
+    rows = stored("subspace")["text"]
+    released, own, lora = (
+        {r["rank"]: r for r in rows if (r["kind"], r["source"]) == key}
+        for key in (("tlora", ""), ("tlora", "own"), ("lora", ""))
+    )
+    (reviews,) = (r for r in rows if r["source"] == REVIEWS)
+    assert {len(r["accuracies"]) for r in rows} == {5}
+
+    def points(value):
+        return f"{abs(value):.3f}".lstrip("0")
+
+    gains = {rank: row["minus_released"] for rank, row in own.items()}
+    of_rank = [f"{points(gains[rank][0])} at r = {rank}" for rank in (8, 16, 32)]
+    assert f"is worth {of_rank[0]}, {of_rank[1]} and {of_rank[2]}," in page
+    assert all(low > 0 for _, low, _ in gains.values())
+    assert f"With {own[8]['trained']} numbers in adapters" in page
+    mean, low, high = own[8]["minus_lora_trained"]
+    assert low < 0 < high
+    assert f"rank 1 with {lora[1]['trained']:,}, as far as five seeds can tell: " in page
+    assert f"can tell: {mean:+.3f} [{low:+.3f}, {high:+.3f}]".replace("0.", ".") in page
+    stored_ = {rank: row["minus_lora_stored"] for rank, row in own.items()}
+    assert f"{points(stored_[8][0])} ahead at r = 8 and {points(stored_[16][0])} at r = 16" in page
+    assert f"at r = 32 its {points(stored_[32][0])} is within the interval" in page
+    assert [high < 0 for _, _, high in stored_.values()] == [True, True, False]
+    behind = paired_difference(reviews["accuracies"], own[8]["accuracies"])
+    kept = reviews["minus_released"]
+    assert f"keep {points(kept[0])} of the {points(gains[8][0])}: they are {points(behind.mean)} behind" in page
+    assert kept[1] > 0 > behind.high
+    assert f"a task stores {reviews['stored']} numbers" in page
+    wider = paired_difference(own[16]["accuracies"], own[8]["accuracies"])
+    drawn = paired_difference(released[16]["accuracies"], released[8]["accuracies"])
+    assert wider.mean < 0
+    assert drawn.low > 0
+    assert f"where a released draw gains {points(drawn.mean)}." in page
+    assert {row["learning_rate"] for row in released.values()} == {0.01}
+    asked = [carried_rate(0.01, (384, 384, 8), (384, 384, rank)) for rank in (16, 32)]
+    assert f"asks for {asked[0]:g} at r = 16 and {asked[1]:g} at r = 32".replace("0.", ".") in page

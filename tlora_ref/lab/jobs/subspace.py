@@ -129,10 +129,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for part in chosen:
         print(f"{TITLES[part]}\n\n{TABLES[part](report[part])}\n")
-    print(
-        f"Test accuracy over {seeds} seeds; differences are paired by seed, with Student's 95 % interval, each on its"
-    )
-    print(f"own. Learning rates: {described(plan)}.")
+    print("Differences are paired by seed, with Student's 95 % interval, each on its own.")
+    if chosen != ["text"]:
+        print(f"On the digits: test accuracy over {seeds} seeds, learning rates {described(plan)}.")
     print(f"Results and figures: {folder}/")
     return 0
 
@@ -468,11 +467,13 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     """The table for a terminal."""
     header = ["setup", "gradient of", "in adapters", "per task", "once", "lr", "accuracy", "minus released",
               "minus LoRA r=1", "minus LoRA, stored"]  # fmt: skip
-    return table(header, [
+    shown = table(header, [
         [r["label"], r["source"], f"{r['trained']:,}", f"{r['stored']:,}", f"{r['stored_once']:,}",
          f"{r['learning_rate']:g}", _bounded(r), _difference(r.get("minus_released")),
          _difference(r.get("minus_lora_trained")), _difference(r.get("minus_lora_stored"))] for r in rows
-    ]) + "\n" + carried(rows)  # fmt: skip
+    ])  # fmt: skip
+    n = len(rows[0]["accuracies"])
+    return f"{shown}\naccuracy: on test questions, mean and interval (n = {n})\n{carried(rows)}"
 
 
 def _bounded(row: Mapping[str, Any]) -> str:
