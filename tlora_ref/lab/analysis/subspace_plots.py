@@ -1,4 +1,5 @@
-"""The two figures of the job subspace: rules for A and C over the rank, and the best learning rate in two units."""
+"""The figures of the job subspace: rules for A and C over the rank, on digits and on questions, and the best learning
+rate in two units."""
 
 from __future__ import annotations
 
@@ -36,6 +37,27 @@ def rules_over_rank(path: Path, rows: list[dict[str, Any]]) -> None:
 def _errorbars(axis: Any, rows: list[dict[str, Any]], label: str, colour: str, marker: str, dash: str) -> None:
     columns = [[r[key] for r in rows] for key in ("trained", "accuracy_mean", "accuracy_std")]
     axis.errorbar(*columns, color=colour, marker=marker, ls=dash, capsize=2, mfc="none", label=label)
+
+
+def rules_on_questions(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Test accuracy over trained numbers in adapters, with its interval: TLoRA by whose gradient, and LoRA."""
+    looks = {
+        ("tlora", ""): ("TLoRA, released", *RULES["released"]),
+        ("tlora", "own"): ("TLoRA, own gradient", *RULES["gradient"]),
+        ("lora", ""): ("LoRA", "#000000", "x"),
+    }
+    with figure(path, width=7.4) as ((axis,),):
+        for i, key in enumerate(dict.fromkeys((row["kind"], row["source"]) for row in rows)):
+            chosen = [row for row in rows if (row["kind"], row["source"]) == key]
+            label, colour, marker = looks.get(key, (f"TLoRA, gradient of {key[1]}", "#009E73", "^"))
+            trained, mean = ([row[key] for row in chosen] for key in ("trained", "accuracy_mean"))
+            bars = [0.0 if row["high"] is None else row["high"] - row["accuracy_mean"] for row in chosen]  # one seed
+            axis.errorbar(trained, mean, bars, color=colour, marker=marker, ls=DASHES[i % len(DASHES)], capsize=2,
+                          mfc="none", label=label)  # fmt: skip
+        axis.set_xscale("log")
+        axis.set(xlabel="trained numbers in adapters", ylabel="test accuracy")
+        axis.set_title("MiniLM on questions: mean and 95 % interval over seeds")
+        axis.legend(loc="lower right")
 
 
 def curves_by_unit(path: Path, part: Mapping[str, Any]) -> None:

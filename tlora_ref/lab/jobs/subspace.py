@@ -28,7 +28,7 @@ from .. import informed_text
 from ..analysis.statistics import paired_difference, variance_components
 from ..analysis.steps import UNITS, best_of_curve, carried_rate, exponents, spread
 from ..analysis.subspace import captured_share, isotropic_share, share_std, spectral_concentration
-from ..analysis.subspace_plots import curves_by_unit, rules_over_rank
+from ..analysis.subspace_plots import curves_by_unit, rules_on_questions, rules_over_rank
 from ..data import load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Task, fingerprint, pretrain
 from ..informed import OTHERS, Choice, Given, Pair, directions, full_config, informed, moved, prepared
@@ -505,7 +505,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "capture": capture_table, "factors": factors_table, "whose": whose_table, "steps": steps_table,
     "variance": variance_table, "alpha": alpha_table, "text": text_table,
 }  # fmt: skip
-FIGURES: dict[str, Callable[[Path, Any], None]] = {"factors": rules_over_rank, "steps": curves_by_unit}
+FIGURES: dict[str, Callable[[Path, Any], None]] = {
+    "factors": rules_over_rank, "steps": curves_by_unit, "text": rules_on_questions,
+}  # fmt: skip
 TITLES = {
     "capture": "The share of an update that random factors hold",
     "factors": "Rules for A and C",
