@@ -146,6 +146,8 @@ def test_bfloat16_is_timed_where_the_processor_multiplies_it(capability, count, 
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     cases = [case for case in bench.TASKS["layers"](False) if case[1] == "size"]
     assert [case[5] for case in cases] == ["float32"] * 4 + ["bfloat16"] * count
+    quick = [case for case in bench.TASKS["layers"](True) if case[1] == "size"]
+    assert [case[2] for case in quick] == [64, 768, *[64, 768][: count // 2 or 1]]
     row = {"over": "size", "layer": "TLoRA", "ratio": 1.5, "kept_bytes": 0, "update_share": 1.0}
     found = bench.layers_table(
         [row | dict(zip(("width", "rows", "rank", "dtype"), case[2:6], strict=True)) for case in cases]

@@ -4,9 +4,7 @@ Equation    the floor is the frozen nn.Linear alone, y = x W0 + b and dx = dy W0
 Checked by  tests/test_bench.py
 
 Every contestant sits on its own copy of the same layer, its update away from zero. In bfloat16 the layer and x are
-bfloat16, the adapters as their libraries make them (float32), under autocast: how such models are trained. Where
-PyTorch does not multiply bfloat16 with the processor's vectors, bfloat16 is measured at the smallest size alone, for
-what it rounds away and not for its time.
+bfloat16, the adapters as their libraries make them (float32), under autocast: how such models are trained.
 """
 
 from __future__ import annotations
@@ -34,11 +32,12 @@ DTYPES = (torch.float32, torch.bfloat16)
 OURS, FLOOR = "TLoRA", "frozen layer"
 
 
-def sizes(dtype: str) -> tuple[tuple[int, int, int], ...]:
-    """The sizes at which a dtype is measured. Without AVX-512 PyTorch's products of bfloat16 fall back to plain loops,
-    and a table of them compares nothing that anyone would run."""
-    slow = dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() != "AVX512"
-    return SIZES[:1] if slow else SIZES
+def sizes(dtype: str, quick: bool) -> tuple[tuple[int, int, int], ...]:
+    """The sizes at which a dtype is measured. Without AVX-512 PyTorch multiplies bfloat16 in plain loops, and a step of
+    the widest layer takes minutes: there one size is measured, for what it rounds away and not for its time."""
+    if dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return SIZES[:1] if quick else SIZES[1:2]
+    return SIZES[:2] if quick else SIZES
 
 
 def contestants(width: int, rank: int, dtype: torch.dtype) -> dict[str, nn.Module]:

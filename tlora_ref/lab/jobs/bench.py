@@ -94,7 +94,7 @@ def _layers(quick: bool) -> list[tuple[Any, ...]]:
     from ..bench import layers
 
     sizes = [("layers", "size", *size, kind, 0.5 if quick else 12.0)
-             for kind in ("float32", "bfloat16") for size in layers.sizes(kind)[: 2 if quick else None]]  # fmt: skip
+             for kind in ("float32", "bfloat16") for size in layers.sizes(kind, quick)]  # fmt: skip
     sweeps = [("layers", over, *size, "float32", 0.1 if quick else 3.0)
               for over, swept in layers.SWEEPS.items() for size in swept]  # fmt: skip
     return sizes + sweeps
