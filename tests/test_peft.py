@@ -912,6 +912,20 @@ def test_several_ranks_go_from_one_side_to_the_other(tmp_path):
     assert torch.equal(out(PeftModel.from_pretrained(base("mlp"), tmp_path / "back"), "mlp"), out(model, "mlp"))
 
 
+def test_a_folder_brings_its_dropout_and_fits_layers_that_were_named_by_patterns(tmp_path):
+    model = wrapped("mlp", tlora_dropout=0.25)
+    model.save_pretrained(tmp_path)
+    assert {layer.adapter.dropout for layer in adapted(load_adapter(base("mlp"), tmp_path))} == {0.25}
+    twin = base("mlp")
+    inject(twin, tuple(MODELS["mlp"][1]), 3, dropout=0.25)
+    load_adapter(twin, tmp_path)
+    assert torch.equal(out(twin, "mlp"), out(model, "mlp"))
+    other = base("mlp")
+    inject(other, tuple(MODELS["mlp"][1]), 3)
+    with pytest.raises(InputError, match=r"dropout is 0\.25, the model's adapter has 0\.0"):
+        load_adapter(other, tmp_path)
+
+
 def with_config(**changes):
     def damage(folder):
         file = folder / "adapter_config.json"
@@ -1113,6 +1127,12 @@ class Odd(nn.Module):
 def test_a_module_that_would_ignore_an_adapter_is_refused(target, message):
     with pytest.raises(ValueError, match=message):
         get_peft_model(Odd(), TLoraConfig(r=2, target_modules=[target]))
+
+
+def test_what_peft_knows_as_quantised_is_refused_whatever_its_dtype(monkeypatch):
+    monkeypatch.setattr("tlora_ref.peft.model.resolve_quantization_backend", lambda module: object())
+    with pytest.raises(InputError, match=r"fine has a quantised weight of torch\.float32, expected floating"):
+        get_peft_model(Odd(), TLoraConfig(r=2, target_modules=["fine"]))
 
 
 @pytest.mark.parametrize("target", ["out_proj", "x_proj", "dt_proj"])

@@ -61,10 +61,7 @@ class TLoraModel(BaseTuner):
             target.update_layer(adapter_name, name, r, tlora_config)
             return
         check_target(name, target, parent)
-        layer = Linear(target, adapter_name, name, r, tlora_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        self._replace_module(parent, target_name, Linear(target, adapter_name, name, r, tlora_config), target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own goes on to give the new module the child's weight, which a trained head of several layers lacks;
