@@ -35,7 +35,7 @@ from tlora_ref.lab.analysis.subspace import (
 )
 from tlora_ref.lab.bench.stored import stored
 from tlora_ref.lab.digits import ENCODER, Plan
-from tlora_ref.lab.informed_text import REVIEWS, informed_rows, plain_rows
+from tlora_ref.lab.informed_text import EXAMPLES, PLAN, REVIEWS, informed_rows, plain_rows
 from tlora_ref.lab.jobs import subspace
 from tlora_ref.methods import Site
 
@@ -343,6 +343,20 @@ def test_the_figures_in_the_pages_sentences_are_those_of_its_tables():
     few = next(r for r in report["whose"] if r["examples"] == 16)
     assert not by(few, "minus_own")[2]
 
+    trails = by(rule[32, "released"], "minus_lora_trained")
+    assert f"trails LoRA of equal count by {trails[0]}:" in page
+    assert trails[2]
+    lora = next(r for r in report["factors"] if (r["kind"], r["rank"]) == ("lora", 4))
+    assert f"costs {source['upright']['stored']:,} numbers again" in page
+    assert "as many as LoRA of rank 4, at the same accuracy" in page
+    assert lora["trained"] == pytest.approx(source["upright"]["stored"], rel=0.01)
+    assert lora["accuracy_mean"] == pytest.approx(source["upright"]["accuracy_mean"], abs=0.005)
+    assert f"drawn {report['capture'][0]['draws']:,} times" in page
+    steps = report["steps"]["spread"]
+    assert f"differ by a factor of {steps['rate']:.1f} from size to size differ by {steps['output']:.1f} in" in page
+    assert "The rank's exponent is the one of the output, -1," in page
+    assert report["steps"]["exponents"][1] == pytest.approx(-1, abs=0.05)
+
     fixed = {decay: by(row, "minus_trained_alpha") for (decay, trains), row in alpha.items() if not trains}
     assert [sure for _, _, sure in (fixed[0.0], fixed[0.01], fixed[0.1])] == [False, False, True]
     end = f"{alpha[0.1, True]['alpha']:.2f}"
@@ -361,6 +375,13 @@ def test_the_sentences_on_a_language_model_are_those_of_its_table():
     )
     (reviews,) = (r for r in rows if r["source"] == REVIEWS)
     assert {len(r["accuracies"]) for r in rows} == {5}
+    low, high = PLAN.rates
+    assert (PLAN.trials, PLAN.epochs) == (2, 4)
+    assert f"of {low:g}, {high:g} and outwards over two seeds on {PLAN.sizes[1]} validation questions" in page
+    assert f"and {PLAN.sizes[0]:,} questions over four epochs" in page
+    assert f"with TLoRA at ranks {', '.join(map(str, own)).replace(', 32', ' and 32')} between" in page
+    assert f"those of the gradient of {EXAMPLES} questions" in page
+    assert f"At rank {reviews['rank']} the factors of another task's" in page
 
     def points(value):
         return f"{abs(value):.3f}".lstrip("0")
@@ -389,5 +410,6 @@ def test_the_sentences_on_a_language_model_are_those_of_its_table():
     assert drawn.low > 0
     assert f"where a released draw gains {points(drawn.mean)}." in page
     assert {row["learning_rate"] for row in released.values()} == {0.01}
+    assert "the search takes .01 for the released factors at all three ranks" in page
     asked = [carried_rate(0.01, (384, 384, 8), (384, 384, rank)) for rank in (16, 32)]
     assert f"asks for {asked[0]:g} at r = 16 and {asked[1]:g} at r = 32".replace("0.", ".") in page
