@@ -126,6 +126,21 @@ def test_in_bfloat16_the_layer_keeps_a_small_update_that_every_other_order_round
         assert share is None or abs(share - 1) < 0.01, name
 
 
+def test_in_bfloat16_a_larger_bias_rounds_a_part_of_a_small_update_away():
+    """0.7 and 1.0 in fused.py: at the smallest size of the table."""
+    width, rows, rank = layers.SIZES[0]
+    x, shares = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).bfloat16(), {}
+    for biased in (True, False):
+        found = layers.contestants(width, rank, torch.bfloat16)
+        floor, ours = found[layers.FLOOR], found[layers.OURS]
+        if not biased:
+            nn.init.zeros_(floor.bias)
+            nn.init.zeros_(ours.base.bias)
+        shares[biased] = layers.update_share(ours, floor, x)
+    assert 0.6 < shares[True] < 0.85
+    assert 0.9 < shares[False] < 1.1
+
+
 @pytest.mark.parametrize("dtype", layers.DTYPES)
 def test_a_layers_row_has_its_time_its_bytes_and_its_closed_form(dtype):
     rows = layers.measure(*SMALL, dtype, seconds=0.01)
