@@ -3,8 +3,8 @@
 Parts: capture (which share of an update fits, and how it varies), factors (rules for A and C at several ranks, against
 LoRA), whose (from whose gradient the factors may come), steps (the learning rate over width and rank), variance (what
 the draw and what the batches add to the spread), alpha (what training it brings), and, with --data as in the job
-text, text (the rules on MiniLM, in the room of --room). Finished runs are kept in the output
-folder: an interrupted job goes on where it stopped. Needs the optional dependencies "demo".
+text, text (the rules on MiniLM, in the room of --room). Finished runs are kept in the output folder: an interrupted job
+goes on where it stopped. Needs the optional dependencies "demo".
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", default="8,16", help="TLoRA's ranks, by comma. Default: %(default)s.")
     parser.add_argument("--seeds", type=int, default=5, help="How many runs each setup gets. Default: 5.")
     parser.add_argument("--quick", action="store_true", help="Make short runs with two seeds, one rank and two widths.")
-    parser.add_argument("--data", help="The questions of the job text, which the part text runs on.")
+    parser.add_argument(
+        "--data",
+        help="The questions of the job text, for the part text: its ranks are 8, 16, 32, its seeds at most five.",
+    )
     add_room_arguments(parser)
     parser.add_argument("--json", action="store_true", help="Print the results as JSON, not as tables.")
     parser.add_argument("--out", default="out/subspace", help="The folder for results and runs. Default: out/subspace.")
