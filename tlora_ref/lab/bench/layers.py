@@ -34,7 +34,7 @@ OURS, FLOOR = "TLoRA", "frozen layer"
 
 def sizes(dtype: str, quick: bool) -> tuple[tuple[int, int, int], ...]:
     """The sizes at which a dtype is measured. Without AVX-512 PyTorch multiplies bfloat16 in plain loops, and a step of
-    the widest layer takes minutes: there one size is measured, for what it rounds away and not for its time."""
+    the widest layer takes a minute: there one size is measured, for what it rounds away and not for its time."""
     if dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() != "AVX512":
         return SIZES[:1] if quick else SIZES[1:2]
     return SIZES[:2] if quick else SIZES
