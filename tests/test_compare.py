@@ -21,7 +21,7 @@ from tlora_ref.by_hand.methods import METHODS
 from tlora_ref.counts import count
 from tlora_ref.init import init_encoder
 from tlora_ref.lab.analysis import statistics
-from tlora_ref.lab.analysis.statistics import Interval, mean_interval, paired_difference
+from tlora_ref.lab.analysis.statistics import Interval, differences, mean_interval, paired_difference
 from tlora_ref.lab.data import Part, load_digits
 from tlora_ref.lab.digits import ENCODER, FULL, Setup, Task, adapt, named_setup, score
 from tlora_ref.lab.jobs.compare import (
@@ -33,7 +33,7 @@ from tlora_ref.lab.jobs.compare import (
     summary,
     trained_count,
 )
-from tlora_ref.lab.learning_rates import search
+from tlora_ref.lab.learning_rates import at_rates, search
 from tlora_ref.lab.rooms import ByHand
 from tlora_ref.lab.runs import read_store, run_all
 
@@ -396,3 +396,24 @@ def test_the_job_end_to_end(tmp_path, capsys):
     assert main(args) == 0
     assert store.read_text() == finished
     assert json.loads(capsys.readouterr().out) == report
+
+
+def told(shared, task):
+    return {"told": (shared, task.setup.label, task.lr, task.seed, task.epochs, task.part)}
+
+
+def test_at_the_chosen_rates_every_setup_has_a_result_a_seed():
+    one, other = Setup("one", "tlora", 2), Setup("other", "lora", 1)
+    found = at_rates("given", {one: 0.1, other: 0.3}, 4, 2, None, told)
+    assert {setup: [result["told"] for result in results] for setup, results in found.items()} == {
+        setup: [("given", setup.label, lr, seed, 4, "test") for seed in (0, 1)]
+        for setup, lr in ((one, 0.1), (other, 0.3))
+    }
+
+
+def test_differences_stand_under_their_names_with_both_bounds():
+    values = [0.9, 0.8, 0.85]
+    found = differences(values, {"other": [0.5, 0.5, 0.5], "itself": values})
+    expected = paired_difference(values, [0.5, 0.5, 0.5])
+    assert found == {"minus_other": [expected.mean, expected.low, expected.high], "minus_itself": [0, 0, 0]}
+    assert expected.low < expected.mean < expected.high

@@ -22,13 +22,12 @@ from ..factors import along_singular_vectors
 from ..init import attach
 from ..model import Model, sites
 from . import digits, language
-from .analysis.statistics import mean_interval, paired_difference
+from .analysis.statistics import differences, mean_interval
 from .digits import Task
 from .language import BATCH, Plan, Tokens, minilm, read_tokenizer, run_text, tokenize
-from .learning_rates import FIRST_SEED, search
+from .learning_rates import FIRST_SEED, at_rates, search
 from .questions import load_questions, load_reviews
 from .rooms import Room
-from .runs import run_all
 
 Array = np.ndarray
 
@@ -152,9 +151,8 @@ def compare(room: Room, data: str, folder: Path, seeds: int, ranks: Sequence[int
     found: dict[digits.Setup, list[float]] = {}
     for setups, given, one_run in ((plain, shared, run_text), (informed, (shared, gradients), informed_text)):
         chosen = search(given, setups, plan, store, one_run)
-        tasks = [Task(setup, lr, seed, plan.epochs, "test") for setup, lr in chosen.items() for seed in range(seeds)]
-        for task, result in zip(tasks, run_all(one_run, given, tasks, "questions", store=store), strict=True):
-            found.setdefault(task.setup, []).append(result["accuracy"])
+        results = at_rates(given, chosen, plan.epochs, seeds, store, one_run)
+        found |= {setup: [result["accuracy"] for result in of_one] for setup, of_one in results.items()}
         rates |= chosen
     by_label = {setup.label: setup for setup in plain}
     rows = []
@@ -170,9 +168,6 @@ def compare(room: Room, data: str, folder: Path, seeds: int, ranks: Sequence[int
         others = {} if setup.kind == "lora" else {"released": by_label[setup.label], "lora_trained": lora(1)}
         if isinstance(setup, Informed) and source == "own":
             others["lora_stored"] = lora(storing_as_much(base, setup))
-        for name, other in others.items():
-            if other != setup and seeds > 1:
-                difference = paired_difference(values, found[other])
-                row[f"minus_{name}"] = [difference.mean, difference.low, difference.high]
-        rows.append(row)
+        beside = {name: found[other] for name, other in others.items() if other != setup and seeds > 1}
+        rows.append(row | differences(values, beside))
     return rows

@@ -52,6 +52,22 @@ def search(
     return {setup: best_rate(of_one) for setup, of_one in found.items()}
 
 
+def at_rates(
+    shared: Any,
+    rates: Mapping[Setup, float],
+    epochs: int,
+    seeds: int,
+    store: Path | None = None,
+    work: Callable[[Any, Task], Mapping[str, Any]] = score,
+) -> dict[Setup, list[Mapping[str, Any]]]:
+    """What ``work`` finds on test data with each setup at its rate, one result a seed in their order."""
+    tasks = [Task(setup, lr, seed, epochs, "test") for setup, lr in rates.items() for seed in range(seeds)]
+    found: dict[Setup, list[Mapping[str, Any]]] = {setup: [] for setup in rates}
+    for task, result in zip(tasks, run_all(work, shared, tasks, "seeds", store=store), strict=True):
+        found[task.setup].append(result)
+    return found
+
+
 def described(plan: Plan) -> str:
     """The search in words, for the foot of a table."""
     seeds = f"{plan.trials} seeds a rate" if plan.trials > 1 else "one seed a rate"

@@ -58,6 +58,12 @@ def paired_difference(one: Sequence[float], other: Sequence[float], level: float
     return mean_interval(list(np.subtract(one, other)), level)
 
 
+def differences(one: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """For a row of a table: under "minus_" and each name the paired difference to it, as mean, low and high."""
+    found = {name: paired_difference(one, other) for name, other in others.items()}
+    return {f"minus_{name}": [interval.mean, interval.low, interval.high] for name, interval in found.items()}
+
+
 def p_above(values: Sequence[float], bound: float) -> float:
     """One-sided p of Student's test: how likely values with so large a mean are, if the true one is ``bound``. Equal
     values show no spread to test by: they count as so many coins that fell on one side.

@@ -22,10 +22,10 @@ from ...tables import output_folder, table, write_csv, write_json
 from ..analysis.statistics import holm, paired_difference
 from ..analysis.verdicts import LEVEL, MIN_SEEDS, within
 from ..data import SHIFTS, load_digits
-from ..digits import ENCODER, FULL, QUICK, WORDS, Setup, Task, fingerprint, named_setup, pretrain, score
-from ..learning_rates import described, search
+from ..digits import ENCODER, FULL, QUICK, WORDS, Setup, fingerprint, named_setup, pretrain
+from ..learning_rates import at_rates, described, search
 from ..rooms import ByHand
-from ..runs import one_thread, run_all
+from ..runs import one_thread
 
 NATURAL = {name: method.rank for name, method in METHODS.items()}
 """The rank of each method as its paper would choose it for a model of this width."""
@@ -132,13 +132,9 @@ def run(args: argparse.Namespace) -> int:
     setups = [Setup("head", "head"), Setup("full", "full"), *adapters]
     shared = (room, base, shifted)
     best = search(shared, setups, plan, store)
-    tasks = [Task(setup, best[setup], seed, plan.epochs, "test") for setup in setups for seed in range(seeds)]
-    results = run_all(score, shared, tasks, "seeds", store=store)
-    accuracies: dict[Setup, list[float]] = {setup: [] for setup in setups}
-    trained: dict[Setup, list[int]] = {setup: [] for setup in setups}
-    for task, result in zip(tasks, results, strict=True):
-        accuracies[task.setup].append(result["accuracy"])
-        trained[task.setup].append(result["trained"])
+    results = at_rates(shared, best, plan.epochs, seeds, store)
+    accuracies = {setup: [result["accuracy"] for result in found] for setup, found in results.items()}
+    trained = {setup: [result["trained"] for result in found] for setup, found in results.items()}
 
     def row(setup: Setup, setting: str, against: Setup | None) -> dict[str, Any]:
         values = accuracies[setup]

@@ -25,14 +25,14 @@ from ...shapes import InputError
 from ...tables import output_folder, table, write_json
 from ...tensor_file import read_tensors, write_tensors
 from .. import informed_text
-from ..analysis.statistics import paired_difference, variance_components
+from ..analysis.statistics import differences, variance_components
 from ..analysis.steps import UNITS, best_of_curve, carried_rate, exponents, spread
 from ..analysis.subspace import captured_share, isotropic_share, share_std, spectral_concentration
 from ..analysis.subspace_plots import curves_by_unit, rules_on_questions, rules_over_rank
 from ..data import load_digits
 from ..digits import ENCODER, FULL, QUICK, Plan, Setup, Task, fingerprint, pretrain
 from ..informed import OTHERS, Choice, Given, Pair, directions, full_config, informed, moved, prepared
-from ..learning_rates import described, search
+from ..learning_rates import at_rates, described, search
 from ..questions import WITHOUT_DATA
 from ..rooms import ByHand, Room, add_room_arguments, chosen_room
 from ..runs import one_thread, run_all
@@ -43,6 +43,9 @@ FULL_RATE = 3e-2
 """The learning rate of full fine-tuning where its dW is wanted; the main job's search found it."""
 
 WIDTHS, STEP_RANKS, STEP_EPOCHS = (16, 32, 64, 128), (2, 4, 8, 16), 6
+FEW_SEEDS = 10
+"""With fewer a rate of the steps has one seed and not two, so that a call with few seeds is a short one."""
+
 RATES = tuple(0.01 * 2.0**i for i in range(10))
 DESIGN = 5
 """Draws and batch orders of the design that tells the two apart."""
@@ -67,11 +70,8 @@ class Work:
 
     def accuracies(self, rates: Mapping[Setup, float]) -> dict[Setup, list[float]]:
         """Test accuracy by seed."""
-        tasks = [Task(s, lr, seed, self.plan.epochs, "test") for s, lr in rates.items() for seed in range(self.seeds)]
-        found: dict[Setup, list[float]] = {setup: [] for setup in rates}
-        for task, result in zip(tasks, run_all(informed, self.given, tasks, "seeds", store=self.store), strict=True):
-            found[task.setup].append(result["accuracy"])
-        return found
+        found = at_rates(self.given, rates, self.plan.epochs, self.seeds, self.store, informed)
+        return {setup: [result["accuracy"] for result in results] for setup, results in found.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,12 +249,9 @@ def _row(
         "learning_rate": rates[setup], "accuracies": values, "accuracy_mean": mean(values),
         "accuracy_std": stdev(values), "share": _share(work, setup) if setup.kind == "tlora" else None,
     }  # fmt: skip
-    for name, other in others.items():
-        if other != setup:
-            difference = paired_difference(values, found[other])
-            row[f"minus_{name}"] = [difference.mean, difference.low, difference.high]
-            row[f"{name}_is"] = other.label
-    return row
+    beside = {name: other for name, other in others.items() if other != setup}
+    row |= differences(values, {name: found[other] for name, other in beside.items()})
+    return row | {f"{name}_is": other.label for name, other in beside.items()}
 
 
 def _share(work: Work, setup: Choice) -> float:
@@ -345,7 +342,7 @@ def _source(row: Mapping[str, Any]) -> str:
 
 def steps(work: Work) -> dict[str, Any]:
     """The best learning rate of released TLoRA by width and rank, and in which unit it stays the same."""
-    widths, ranks, seeds, epochs = WIDTHS, STEP_RANKS, 1 if work.seeds < 10 else 2, STEP_EPOCHS
+    widths, ranks, seeds, epochs = WIDTHS, STEP_RANKS, 1 if work.seeds < FEW_SEEDS else 2, STEP_EPOCHS
     if work.quick:
         widths, ranks, seeds, epochs = widths[:2], ranks[1:3], 1, 2
     upright = load_digits("none")["train"]
